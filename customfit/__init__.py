@@ -1,0 +1,18 @@
+"""Own your Keras training loop, and keep what `fit()` brings."""
+
+from customfit import callbacks, clipping
+from customfit._version import __version__
+from customfit.model import CustomTrainMixin, CustomTrainModel, CustomTrainSequential
+from customfit.session import TrainingSession
+from customfit.stopping import EarlyStopping
+
+__all__ = [
+    "CustomTrainMixin",
+    "CustomTrainModel",
+    "CustomTrainSequential",
+    "EarlyStopping",
+    "TrainingSession",
+    "__version__",
+    "callbacks",
+    "clipping",
+]

@@ -1,0 +1,331 @@
+"""Which Keras this is, and every difference between its generations.
+
+Three are supported: the ``tf.keras`` of TensorFlow 2.12-2.15 and the separate ``tf_keras`` package, both called "Keras
+2" here, and Keras 3 on its TensorFlow backend. This is the only module that looks at a version or reaches for anything
+private; ``tests/test_compat.py`` fails on the day one of those private names goes away.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+
+try:
+    import tensorflow as tf
+except ModuleNotFoundError as error:
+    if error.name != "tensorflow":
+        raise
+    raise ImportError(
+        "customfit needs TensorFlow and leaves its choice to you: `pip install tensorflow` (2.12 or newer), or "
+        "`pip install tensorflow-cpu` for a smaller one without GPU support."
+    ) from None
+
+
+def _find_keras():
+    """The Keras that this TensorFlow uses: its own, `keras` 3, or `tf_keras` under `TF_USE_LEGACY_KERAS=1`."""
+    needed = (
+        "customfit needs Keras 3 on its TensorFlow backend. Set KERAS_BACKEND=tensorflow in the environment, or "
+        '"backend": "tensorflow" in ~/.keras/keras.json. Received: '
+    )
+    try:
+        found = tf.keras
+        found.Model  # noqa: B018 (`tf.keras` is loaded lazily: ask for something in it)
+    except ModuleNotFoundError as error:
+        if error.name in ("jax", "torch", "openvino"):
+            raise ImportError(f"{needed}a backend that needs {error.name!r}, which is not installed.") from error
+        raise
+    if hasattr(found, "ops") and found.config.backend() != "tensorflow":
+        raise ImportError(f"{needed}backend={found.config.backend()!r}.")
+    return found
+
+
+keras = _find_keras()
+
+IS_KERAS_3 = hasattr(keras, "ops")
+# Not `keras.__version__`: on some releases `tf.keras` is a view of Keras 3 without one.
+KERAS_VERSION = tuple(map(int, importlib.import_module("keras").__version__.split(".")[:2])) if IS_KERAS_3 else (2,)
+
+
+# ---------------------------------------------------------------------------------------------- models and saving
+
+
+def functional_class() -> type:
+    """The class of `keras.Model(inputs, outputs)`. Keras exports it under no public name."""
+    package = keras.Model.__module__.rpartition(".")[0]
+    return importlib.import_module(f"{package}.functional").Functional
+
+
+def is_functional_call(args: tuple, kwargs: dict) -> bool:
+    """Whether `keras.Model(*args, **kwargs)` asks for a functional model, by the rule that Keras documents."""
+    return len(args) == 2 or ("outputs" in kwargs and (len(args) == 1 or "inputs" in kwargs))
+
+
+def register_keras_serializable(cls: type) -> type:
+    """Registers a class of ours so that `load_model` finds it without `custom_objects`."""
+    register = getattr(keras, "saving", keras.utils).register_keras_serializable
+    return register(package="customfit")(cls)
+
+
+def deserialize_keras_object(config: dict) -> Any:
+    """`keras.saving.deserialize_keras_object`, which TensorFlow 2.12 does not export."""
+    public = getattr(keras.saving, "deserialize_keras_object", None)
+    return (
+        public(config)
+        if public
+        else importlib.import_module("keras.saving.serialization_lib").deserialize_keras_object(config)
+    )
+
+
+def compile_options(options: dict) -> dict:
+    """`Model.compile`'s keyword arguments as this generation understands them."""
+    if not IS_KERAS_3 and options.get("jit_compile") == "auto":
+        # Keras 2 would take the string for true and compile with XLA.
+        return {**options, "jit_compile": None}
+    return options
+
+
+def is_compiled(model) -> bool:
+    """Whether `compile()` was called on the model."""
+    return bool(model.compiled if IS_KERAS_3 else model._is_compiled)
+
+
+def steps_per_execution(model) -> int:
+    """The model's `steps_per_execution`, which Keras 2 shows as a property only since 2.15."""
+    if IS_KERAS_3:
+        return int(model.steps_per_execution or 1)
+    variable = model._steps_per_execution
+    return 1 if variable is None else int(variable.numpy())
+
+
+def jit_compile(model) -> bool:
+    """Whether the model's steps are to be compiled with XLA; "auto" is already resolved by Keras."""
+    return bool(model.jit_compile if hasattr(model, "jit_compile") else model._jit_compile)
+
+
+# ---------------------------------------------------------------------------------------- inside a training step
+
+
+def compute_loss(model, x, y, y_pred, sample_weight, training: bool):
+    """`model.compute_loss`, told of `training` where the model's own method takes it (Keras 3.4 and newer)."""
+    arguments = dict(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight)
+    if "training" in inspect.signature(model.compute_loss).parameters:
+        arguments["training"] = training
+    loss = model.compute_loss(**arguments)
+    if loss is None and training:
+        raise ValueError(
+            "There must be a loss to minimise: pass `loss=` to `compile()`, call `add_loss()`, or override "
+            "`compute_loss()`. Received: no loss."
+        )
+    return loss
+
+
+def track_loss(model, loss, x) -> None:
+    """Adds the batch's loss to the metric "loss", as a step must in Keras 3; Keras 2 does so in `compute_loss`."""
+    tracker = next((metric for metric in model.metrics if metric.name == "loss"), None) if IS_KERAS_3 else None
+    if tracker is None:
+        return
+    if KERAS_VERSION >= (3, 8):  # since 3.8 the loss comes divided by the number of replicas
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        loss = loss * replicas if replicas > 1 else loss
+    if KERAS_VERSION < (3, 2):
+        tracker.update_state(loss)
+    else:
+        first = next(leaf for leaf in tf.nest.flatten(x) if leaf is not None)
+        tracker.update_state(loss, sample_weight=tf.shape(first)[0])
+
+
+def scale_loss(optimizer, loss):
+    """The loss times the optimizer's loss scale, which float16 needs so that small gradients survive."""
+    scale = getattr(optimizer, "scale_loss" if IS_KERAS_3 else "get_scaled_loss", None)
+    return scale(loss) if scale else loss
+
+
+def unscale_gradients(optimizer, gradients: list) -> list:
+    """The true gradients, out of those of a scaled loss."""
+    if hasattr(optimizer, "get_unscaled_gradients"):
+        return optimizer.get_unscaled_gradients(gradients)
+    scale = _keras3_loss_scale(optimizer)
+    return gradients if scale is None else [_times(gradient, 1.0 / scale) for gradient in gradients]
+
+
+def rescale_gradients(optimizer, gradients: list) -> list:
+    """True gradients as `apply_gradients` wants them: Keras 3's unscales them itself, Keras 2's does not."""
+    scale = _keras3_loss_scale(optimizer)
+    return gradients if scale is None else [_times(gradient, scale) for gradient in gradients]
+
+
+def unscales_in_apply(optimizer) -> bool:
+    """Whether the gradients of a scaled loss may go into `apply_gradients` as they are."""
+    return not hasattr(optimizer, "get_unscaled_gradients")
+
+
+def _keras3_loss_scale(optimizer):
+    if not hasattr(optimizer, "scale_loss"):
+        return None
+    one = tf.ones(())
+    scale = optimizer.scale_loss(one)
+    return None if scale is one else scale
+
+
+def _times(gradient, factor):
+    if gradient is None:
+        return None
+    if isinstance(gradient, tf.IndexedSlices):
+        values = gradient.values * tf.cast(factor, gradient.values.dtype)
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return gradient * tf.cast(factor, gradient.dtype)
+
+
+# ------------------------------------------------------------------------------------------- around the epoch loop
+
+
+def to_host(logs: dict | None) -> dict:
+    """Logs as Python numbers, in the form in which `fit` of this generation hands them to callbacks."""
+    numbers = {}
+    for name, value in (logs or {}).items():
+        if IS_KERAS_3 and isinstance(value, dict):
+            numbers.update(to_host(value))
+        elif IS_KERAS_3:
+            try:
+                numbers[name] = float(value)
+            except (TypeError, ValueError):
+                numbers[name] = value
+        else:
+            numbers[name] = tf.nest.map_structure(_keras2_number, value)
+    return numbers
+
+
+def _keras2_number(value):
+    value = value.numpy() if isinstance(value, tf.Tensor) else value
+    return value.item() if isinstance(value, (np.ndarray, np.generic)) and np.ndim(value) == 0 else value
+
+
+def batch_logs(logs: dict) -> dict:
+    """Logs for `CallbackList.on_train_batch_end`: Keras 2's converts them itself, and only if a callback asks."""
+    return to_host(logs) if IS_KERAS_3 else logs
+
+
+def verbosity(verbose):
+    """`verbose` as `fit` of this generation hands it to callbacks: Keras 3's resolve "auto" themselves."""
+    if verbose == "auto" and not IS_KERAS_3:
+        return 1 if keras.utils.is_interactive_logging_enabled() else 2
+    return verbose
+
+
+def execution_end(begin: int, planned: int, done: int) -> int:
+    """The step that `on_train_batch_end` names after an execution of `planned` steps of which `done` existed."""
+    if not IS_KERAS_3:
+        return begin + done - 1
+    return begin + planned - 1 if KERAS_VERSION >= (3, 11) else begin
+
+
+def start_training(model, initial_epoch: int, steps_per_epoch: int | None) -> Callable[[], int]:
+    """Prepares the model's counters. Call the answer after `on_train_begin`: the epoch at which to begin.
+
+    That is `initial_epoch`, or a later one where Keras's `BackupAndRestore` has just restored a backup.
+    """
+    model.stop_training = False
+    if IS_KERAS_3:
+        return lambda: getattr(model, "_initial_epoch", None) or initial_epoch
+    model._train_counter.assign(0)
+    return lambda: model._maybe_load_initial_counters_from_ckpt(steps_per_epoch, initial_epoch)[0]
+
+
+def start_validation(model) -> None:
+    """Prepares the model's counters for a validation pass."""
+    if not IS_KERAS_3:
+        model._test_counter.assign(0)
+
+
+def count_step(model, training: bool) -> None:
+    """Counts a step for callbacks that read the model's own counter: Keras 2's TensorBoard does."""
+    if not IS_KERAS_3:
+        (model._train_counter if training else model._test_counter).assign_add(1)
+
+
+def finish_training(model) -> None:
+    """Overwrites the weights with their moving average, for optimizers with `use_ema`."""
+    finalize = getattr(model.optimizer, "finalize_variable_values", None)
+    if finalize is not None:
+        finalize(model.trainable_variables)
+
+
+# ------------------------------------------------------------------------------------------------------------ data
+
+
+def casts_tensors() -> bool:
+    """Whether `fit` casts float tensors to `floatx`, as Keras 3 does; every generation casts NumPy arrays."""
+    return IS_KERAS_3
+
+
+class KerasData(NamedTuple):
+    """A dataset of batches made by Keras's own data adapters, and what `fit` would do with it each epoch."""
+
+    dataset: tf.data.Dataset
+    num_batches: int | None
+    spans_epochs: bool  # one iterator for all epochs, each going on where the last one stopped
+    on_epoch_begin: Callable[[], None]
+    on_epoch_end: Callable[[], None]
+
+
+def keras_data(
+    x,
+    y=None,
+    sample_weight=None,
+    *,
+    batch_size=None,
+    steps_per_epoch=None,
+    epochs=1,
+    shuffle=False,
+    class_weight=None,
+    model=None,
+) -> KerasData:
+    """Anything that `fit` takes, through the adapters that `fit` itself uses.
+
+    They are private in both generations, but their signatures have not changed since Keras 3.0 and 2.4.
+    """
+    if IS_KERAS_3:
+        adapters = importlib.import_module("keras.src.trainers.data_adapters")
+        adapter = adapters.get_data_adapter(
+            x=x,
+            y=y,
+            sample_weight=sample_weight,
+            batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
+            shuffle=shuffle,
+            class_weight=class_weight,
+        )
+        return KerasData(
+            dataset=adapter.get_tf_dataset(),
+            num_batches=_finite(adapter.num_batches),
+            spans_epochs=steps_per_epoch is not None,
+            on_epoch_begin=getattr(adapter, "on_epoch_begin", lambda: None),
+            on_epoch_end=adapter.on_epoch_end,
+        )
+    package = keras.Model.__module__.rpartition(".")[0]
+    handler = importlib.import_module(f"{package}.data_adapter").get_data_handler(
+        x=x,
+        y=y,
+        sample_weight=sample_weight,
+        batch_size=batch_size,
+        steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
+        shuffle=shuffle,
+        class_weight=class_weight,
+        model=model,
+    )
+    return KerasData(
+        dataset=handler._dataset,
+        num_batches=handler.inferred_steps,
+        spans_epochs=not handler._adapter.should_recreate_iterator(),
+        on_epoch_begin=lambda: None,
+        on_epoch_end=handler._adapter.on_epoch_end,
+    )
+
+
+def _finite(count) -> int | None:
+    return None if count is None or math.isinf(count) or count < 0 else int(count)

@@ -1,0 +1,303 @@
+"""`CustomTrainModel`: a `keras.Model` whose training steps you can read, and an epoch loop that you can own."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+from customfit import compat
+from customfit.clipping import Clip, Gradient
+from customfit.compat import keras, tf
+from customfit.data import make_source, split_rows
+from customfit.gradients import apply_gradients
+from customfit.loop import run_epochs
+from customfit.session import TrainingSession
+
+
+class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: ignore[misc]
+    """Gives any `keras.Model` the training step with clipping, and `custom_fit()`. Write it before the model class.
+
+    `CustomTrainModel` and `CustomTrainSequential` are this before `keras.Model` and before `keras.Sequential`. It has
+    no `__init__`; its options are those of `compile()`.
+
+    To change what a step does, override, in the order in which a step meets them: `call`, `compute_loss`,
+    `transform_gradients`, `compute_metrics`; or the whole `train_step` and `test_step`.
+
+    Example:
+
+    ```python
+    class MyModel(CustomTrainMixin, SomeKerasModel):
+        ...
+    ```
+    """
+
+    clip: Clip | None = None
+    _compiled_steps = None
+
+    def compile(
+        self,
+        *args: Any,
+        clipvalue: float | None = None,
+        clipnorm: float | None = None,
+        global_clipnorm: float | None = None,
+        adaptive_clip: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configures the model for training: `keras.Model.compile`, and gradient clipping in the training step.
+
+        At most one of the clipping options may be set. They hold under `fit()` and `custom_fit()` alike.
+
+        Args:
+            *args: As in `keras.Model.compile`.
+            clipvalue: Clips each element of each gradient to `[-clipvalue, clipvalue]`.
+            clipnorm: Clips each variable's gradient to this L2 norm.
+            global_clipnorm: Clips all gradients together to this L2 norm.
+            adaptive_clip: Clips each unit's gradient to this ratio of its weights' norm (Brock et al. 2021,
+                https://arxiv.org/abs/2102.06171).
+            **kwargs: As in `keras.Model.compile`.
+
+        Raises:
+            ValueError: If more than one clipping option is set, one is not a positive number, or no metric has a name
+                that was given.
+        """
+        clip = Clip.from_options(
+            clipvalue=clipvalue, clipnorm=clipnorm, global_clipnorm=global_clipnorm, adaptive_clip=adaptive_clip
+        )
+        _check_metric_names(kwargs.get("metrics"))
+        _check_metric_names(kwargs.get("weighted_metrics"))
+        super().compile(*args, **compat.compile_options(kwargs))
+        self.clip = clip
+        self._compiled_steps = None
+
+    def get_compile_config(self) -> dict | None:
+        """The arguments of `compile()`, serialised: what `save()` keeps."""
+        config = super().get_compile_config()
+        return {**config, self.clip.option: self.clip.value} if config and self.clip is not None else config
+
+    def compile_from_config(self, config: dict) -> None:
+        """Compiles the model with what `get_compile_config` gave: what `load_model` does."""
+        self.compile(**compat.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    # ------------------------------------------------------------------------------------------------- the steps
+
+    def train_step(self, data: Any) -> dict:
+        """One step of training: forward pass, loss, gradients, new weights, metrics.
+
+        Args:
+            data: A batch: `x`, `(x, y)` or `(x, y, sample_weight)`.
+
+        Returns:
+            The metrics so far in this epoch, by name.
+        """
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = compat.compute_loss(self, x, y, y_pred, sample_weight, training=True)
+            scaled_loss = compat.scale_loss(self.optimizer, loss)
+        compat.track_loss(self, loss, x)
+        variables = self.trainable_variables  # after the forward pass, which may have built the model
+        apply_gradients(self, tape.gradient(scaled_loss, variables), variables)
+        return self.compute_metrics(x, y, y_pred, sample_weight)
+
+    def test_step(self, data: Any) -> dict:
+        """One step of validation: forward pass with `training=False`, loss, metrics. No weight moves.
+
+        Args:
+            data: A batch: `x`, `(x, y)` or `(x, y, sample_weight)`.
+
+        Returns:
+            The metrics so far in this pass, by name.
+        """
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred = self(x, training=False)
+        loss = compat.compute_loss(self, x, y, y_pred, sample_weight, training=False)
+        compat.track_loss(self, loss, x)
+        return self.compute_metrics(x, y, y_pred, sample_weight)
+
+    def transform_gradients(self, gradients: list[Gradient], variables: list) -> list[Gradient]:
+        """Override this to do anything to the gradients between the tape and the optimizer; clipping follows it.
+
+        Args:
+            gradients: The true, unscaled gradients, one a variable: tensors, `tf.IndexedSlices` or `None`.
+            variables: The trainable variables, in the same order.
+
+        Returns:
+            As many gradients, in the same order.
+        """
+        return gradients
+
+    @property
+    def changes_gradients(self) -> bool:
+        """Whether gradients are clipped, or `transform_gradients` is overridden."""
+        return self.clip is not None or type(self).transform_gradients is not CustomTrainMixin.transform_gradients
+
+    # -------------------------------------------------------------------------------------------------- the loop
+
+    def custom_fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool | str = True,
+        class_weight: dict | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: Any = 1,
+        *,
+        early_stopping: Any = None,
+        log_every: int | None = None,
+    ) -> keras.callbacks.History:
+        """Trains the model with the explicit loop of `customfit/loop.py`.
+
+        Every argument of `fit` means what it means there, and the weights and History are the same to the bit. On
+        purpose it differs in this: rows are shuffled anew in each epoch also on Keras 3, `on_train_end` fires also
+        after an exception, and logs are read from the device only when somebody looks at them.
+
+        Args:
+            x: Inputs: arrays, tensors, nested structures of them, a `tf.data.Dataset`, or a generator of batches.
+            y: Targets, where `x` is inputs only.
+            batch_size: Rows in a batch. Defaults to 32.
+            epochs: The epoch at which training ends. Defaults to 1.
+            verbose: `0` silent, `1` a progress bar, `2` a line an epoch, `"auto"` as in `fit`.
+            callbacks: Keras callbacks, or a `CallbackList`.
+            validation_split: The share of rows, from the end of the arrays, to validate on.
+            validation_data: `(x, y)`, `(x, y, sample_weight)`, a dataset or a generator to validate on.
+            shuffle: Whether the rows of arrays come in a new order each epoch. Defaults to `True`.
+            class_weight: A weight for each class id.
+            sample_weight: A weight for each row.
+            initial_epoch: The epoch at which training begins. Defaults to 0.
+            steps_per_epoch: Steps in an epoch. Defaults to one pass over the data.
+            validation_steps: Batches in a validation pass. Defaults to all.
+            validation_batch_size: Rows in a batch of validation data. Defaults to `batch_size`.
+            validation_freq: After which epochs to validate: every so many, or a list of epochs counted from 1.
+            early_stopping: A patience in epochs, a dict of options of `customfit.EarlyStopping`, such an object, or
+                Keras's own callback. Unlike with Keras's, the weights of the best epoch are restored by default.
+            log_every: Prints "Step 100: loss = 0.1234" every so many steps.
+
+        Returns:
+            A `History`: `history.history` holds each metric's value after each epoch, `history.stop_reason` why early
+            stopping ended training, or `None`.
+
+        Raises:
+            RuntimeError: If the model is not compiled.
+            ValueError: If an argument is wrong or the data does not fit together; before the first step.
+
+        Example:
+
+        >>> model = CustomTrainModel(inputs, outputs)
+        >>> model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"], global_clipnorm=1.0)
+        >>> history = model.custom_fit(x, y, epochs=50, validation_split=0.2, early_stopping=3)
+        """
+        if validation_split and validation_data is None:
+            (x, y, sample_weight), validation_data = split_rows((x, y, sample_weight), validation_split)
+        train_data = make_source(
+            x,
+            y,
+            sample_weight,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            steps_per_epoch=steps_per_epoch,
+            epochs=epochs - initial_epoch,
+            class_weight=class_weight,
+            model=self,
+        )
+        session = TrainingSession(
+            self,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=train_data.steps,
+            callbacks=callbacks,
+            verbose=verbose,
+            validation_data=validation_data,
+            validation_freq=validation_freq,
+            validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size or batch_size,
+            early_stopping=early_stopping,
+            log_every=log_every,
+        )
+        return run_epochs(session, train_data)
+
+
+class _KeepsItsBases(type(keras.Model)):  # type: ignore[misc]
+    """Keeps `CustomTrainModel` fit for every use in one process.
+
+    When a class is used as a functional model, Keras puts `Functional` in the place of `Model` among the bases of the
+    class and of every class above it, the highest first. Done to a class that others share, this would break those that
+    define `call()`. So `CustomTrainModel` keeps its bases, and the class below it gets `CustomTrainFunctional` in its
+    place. (Keras 2 also assigns bases that do not change: only the ones that follow a `Functional` count.)
+    """
+
+    _functional_wanted = False
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        if name != "__bases__":
+            super().__setattr__(name, value)
+        elif cls is CustomTrainModel:
+            if compat.functional_class() in value:
+                _KeepsItsBases._functional_wanted = True
+        else:
+            if _KeepsItsBases._functional_wanted:
+                value = tuple(CustomTrainFunctional if base is CustomTrainModel else base for base in value)
+                _KeepsItsBases._functional_wanted = False
+            super().__setattr__(name, value)
+
+
+@compat.register_keras_serializable
+class CustomTrainModel(CustomTrainMixin, keras.Model, metaclass=_KeepsItsBases):
+    """A `keras.Model` that trains with `fit()`, with `custom_fit()`, or with a loop of yours, to the same numbers.
+
+    Use it as you use `keras.Model`: `CustomTrainModel(inputs, outputs)`, or subclass it and write `call()`.
+
+    Example:
+
+    >>> inputs = keras.Input((64,))
+    >>> model = CustomTrainModel(inputs, keras.layers.Dense(10, activation="softmax")(inputs))
+    >>> model.compile("adam", "sparse_categorical_crossentropy", clipnorm=1.0)
+    >>> history = model.custom_fit(x, y, epochs=3)
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any):
+        # As `keras.Model(inputs, outputs)` is a `Functional`.
+        if cls is CustomTrainModel and compat.is_functional_call(args, kwargs):
+            cls = CustomTrainFunctional
+        return super().__new__(cls, *args, **kwargs)
+
+
+@compat.register_keras_serializable
+class CustomTrainFunctional(CustomTrainModel, compat.functional_class()):  # type: ignore[misc]
+    """What `CustomTrainModel(inputs, outputs)` makes."""
+
+
+@compat.register_keras_serializable
+class CustomTrainSequential(CustomTrainMixin, keras.Sequential):
+    """A `keras.Sequential` with the training step and loop of `CustomTrainModel`.
+
+    Example:
+
+    >>> model = CustomTrainSequential([keras.layers.Dense(10, activation="softmax")])
+    """
+
+
+def _check_metric_names(metrics: Any) -> None:
+    """Refuses a misspelt metric in `compile()`; Keras would do so in the middle of the first step."""
+    shorthands = {"accuracy", "acc", "crossentropy", "ce"}
+    for name in tf.nest.flatten(metrics):
+        if not isinstance(name, str) or name in shorthands:
+            continue
+        try:
+            keras.metrics.get(name)
+        except ValueError:
+            known = shorthands | {known for known in dir(keras.metrics) if not known.startswith("_")}
+            similar = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f" Did you mean {similar[0]!r}?" if similar else ""
+            raise ValueError(f"`metrics` must be names of metrics that Keras knows.{hint} Received: {name!r}") from None
