@@ -77,7 +77,8 @@ def clip_adaptively(
 ) -> list[Gradient]:
     """Clips each unit's gradient to at most `ratio` times the norm of that unit's weights.
 
-    A unit is an output of a layer: a column of a dense kernel, a filter of a convolution; a bias is one unit. From Brock et al. 2021, https://arxiv.org/abs/2102.06171.
+    A unit is an output of a layer: a column of a dense kernel, a filter of a convolution; a bias is one unit.
+    From Brock et al. 2021, https://arxiv.org/abs/2102.06171.
 
     Args:
         gradients: Gradients, one a variable.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, Iterator, NamedTuple
 
 import numpy as np
 
@@ -40,14 +40,14 @@ def _find_keras():
         raise
     if hasattr(found, "ops") and found.config.backend() != "tensorflow":
         raise ImportError(f"{needed}backend={found.config.backend()!r}.")
-    return found
+    # From TensorFlow 2.16 on `tf.keras` is a view of Keras 3 that lacks `__version__` and, on some releases, `saving`.
+    return importlib.import_module("keras") if hasattr(found, "ops") else found
 
 
 keras = _find_keras()
 
 IS_KERAS_3 = hasattr(keras, "ops")
-# Not `keras.__version__`: on some releases `tf.keras` is a view of Keras 3 without one.
-KERAS_VERSION = tuple(map(int, importlib.import_module("keras").__version__.split(".")[:2])) if IS_KERAS_3 else (2,)
+KERAS_VERSION = tuple(map(int, keras.__version__.split(".")[:2])) if IS_KERAS_3 else (2,)
 
 
 # ---------------------------------------------------------------------------------------------- models and saving
@@ -266,6 +266,7 @@ class KerasData(NamedTuple):
     """A dataset of batches made by Keras's own data adapters, and what `fit` would do with it each epoch."""
 
     dataset: tf.data.Dataset
+    iterators: Iterator  # a fresh iterator of the dataset, each time one is asked for
     num_batches: int | None
     spans_epochs: bool  # one iterator for all epochs, each going on where the last one stopped
     on_epoch_begin: Callable[[], None]
@@ -299,9 +300,11 @@ def keras_data(
             shuffle=shuffle,
             class_weight=class_weight,
         )
+        dataset, num_batches = adapter.get_tf_dataset(), _finite(adapter.num_batches)
         return KerasData(
-            dataset=adapter.get_tf_dataset(),
-            num_batches=_finite(adapter.num_batches),
+            dataset=dataset,
+            iterators=_iterators(dataset, unused_after=KERAS_VERSION >= (3, 7) and num_batches is not None),
+            num_batches=num_batches,
             spans_epochs=steps_per_epoch is not None,
             on_epoch_begin=getattr(adapter, "on_epoch_begin", lambda: None),
             on_epoch_end=adapter.on_epoch_end,
@@ -320,11 +323,22 @@ def keras_data(
     )
     return KerasData(
         dataset=handler._dataset,
+        iterators=_iterators(handler._dataset, unused_before=handler._adapter.should_recreate_iterator()),
         num_batches=handler.inferred_steps,
         spans_epochs=not handler._adapter.should_recreate_iterator(),
         on_epoch_begin=lambda: None,
         on_epoch_end=handler._adapter.on_epoch_end,
     )
+
+
+def _iterators(dataset: tf.data.Dataset, unused_before: bool = False, unused_after: bool = False) -> Iterator:
+    """Iterators as `fit` makes them. It makes some that it never reads, and each moves the seed of a `shuffle(seed=)`."""
+    if unused_before:
+        iter(dataset)
+    while True:
+        yield iter(dataset)
+        if unused_after:
+            iter(dataset)
 
 
 def _finite(count) -> int | None:

@@ -38,9 +38,10 @@ class CompiledStep:
 
     def on_batch(self, batch: Any) -> dict:
         """Runs the step on one batch that the caller holds, of arrays or tensors."""
-        if not self.eager:
-            batch = _map(tf.convert_to_tensor, batch)
-        return self._step(batch)
+        if self.eager:
+            return self._step(batch)
+        batch = _map(lambda leaf: leaf if tf.is_tensor(leaf) else tf.convert_to_tensor(leaf), batch)
+        return self._one(_as_it_is)(batch, tf.constant(0, tf.int64))
 
     def on_block(self, block: Block) -> dict | None:
         """Runs the steps of a block and notes in `block.done` how many there were.
@@ -48,21 +49,36 @@ class CompiledStep:
         Returns:
             The last step's logs, as tensors; `None` if there was no data for a single step.
         """
-        if self.eager or block.may_end or block.planned == 1:
-            logs = None
-            for index in range(block.count):
-                try:
-                    logs = self._one(block.fetch)(block.feed, tf.constant(block.first + index, tf.int64))
-                except (StopIteration, tf.errors.OutOfRangeError):
-                    if not block.may_end:
-                        raise
-                    break
-                block.done += 1
-            return logs
-        logs = self._many(block.fetch)(
-            block.feed, tf.constant(block.first, tf.int64), tf.constant(block.first + block.count, tf.int64)
-        )
+        if self.eager:
+            return self._eagerly(block)
+        if block.may_end:
+            return self._while_there_is_data(block)
         block.done = block.count
+        first, end = tf.constant(block.first, tf.int64), tf.constant(block.first + block.count, tf.int64)
+        if block.planned == 1:
+            return self._one(block.fetch)(block.feed, first)
+        return self._many(block.fetch)(block.feed, first, end)
+
+    def _eagerly(self, block: Block) -> dict | None:
+        logs = None
+        for index in range(block.first, block.first + block.count):
+            try:
+                batch = block.fetch(block.feed, index)
+            except StopIteration:
+                break
+            logs = self._step(batch)
+            block.done += 1
+        return logs
+
+    def _while_there_is_data(self, block: Block) -> dict | None:
+        """Looks for each batch before its step: one that finds none would still move `iterations` and random seeds."""
+        logs = None
+        for _ in range(block.count):
+            batch = block.feed.get_next_as_optional()
+            if not batch.has_value():
+                break
+            logs = self._one(_value)(batch, tf.constant(0, tf.int64))
+            block.done += 1
         return logs
 
     def _one(self, fetch: Callable) -> Callable:
@@ -89,8 +105,6 @@ class CompiledStep:
         return self._compiled(("many", fetch), many_steps)
 
     def _compiled(self, key: tuple, function: Callable) -> Callable:
-        if self.eager:
-            return function
         if key not in self._functions:
             self._functions[key] = tf.function(function, reduce_retracing=True, autograph=False)
         return self._functions[key]
@@ -123,6 +137,16 @@ def compiled_steps(model) -> CompiledSteps:
 
 def _map(function: Callable, batch: Any) -> Any:
     return tf.nest.map_structure(lambda leaf: None if leaf is None else function(leaf), batch)
+
+
+def _as_it_is(batch: Any, index: Any) -> Any:
+    del index  # there is one batch only
+    return batch
+
+
+def _value(optional: tf.experimental.Optional, index: Any) -> Any:
+    del index
+    return optional.get_value()
 
 
 def _zeros(log: tf.Tensor) -> tf.Tensor:

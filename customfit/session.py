@@ -223,6 +223,7 @@ class TrainingSession:
         compat.start_validation(self.model)
         self.callbacks.on_test_begin()
         self.model.reset_metrics()
+        self._validation_data.restart()
         logs: dict = {}
         for block in self._validation_data.blocks(self.steps_per_execution):
             self._test_hooks.begin(block.begin)
@@ -265,7 +266,7 @@ class TrainingSession:
             for callback in own:
                 callback.set_params(callbacks.params)
                 callback.set_model(self.model)
-                callbacks.append(callback)
+                callbacks.callbacks.append(callback)
             return callbacks
         given = [] if callbacks is None else callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
         return keras.callbacks.CallbackList(
@@ -294,7 +295,7 @@ class TrainingSession:
         logs = compat.to_host(step_logs)
         try:
             results = compat.to_host(self.model.get_metrics_result())
-        except TypeError:  # Keras 2: a metric whose result needs arguments
+        except (TypeError, ValueError):  # metrics that the user's own step has never updated
             return logs
         return results if not logs or results.keys() == logs.keys() else logs
 

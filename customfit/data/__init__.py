@@ -54,6 +54,7 @@ def make_source(
         if class_weight:
             sample_weight = weigh_classes(y, sample_weight, class_weight)
         return ArraySource(x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, steps_per_epoch=steps_per_epoch)
+    is_dataset = isinstance(x, tf.data.Dataset)
     data = compat.keras_data(
         x,
         y,
@@ -61,11 +62,11 @@ def make_source(
         batch_size=batch_size,
         steps_per_epoch=steps_per_epoch,
         epochs=epochs,
-        shuffle=shuffle,
+        shuffle=shuffle and not is_dataset,  # a dataset shuffles itself
         class_weight=class_weight,
         model=model,
     )
-    restarts = isinstance(x, tf.data.Dataset) or hasattr(x, "__getitem__")
+    restarts = is_dataset or hasattr(x, "__getitem__")
     return DatasetSource(data, steps_per_epoch, restarts)
 
 

@@ -59,6 +59,10 @@ class ArraySource:
         self._arrays = tf.nest.map_structure(lambda leaf: None if leaf is None else _to_tensor(leaf), batch)
         self._fetch = _Gather(self.batch_size, ragged=self.rows % self.batch_size != 0)
         self._orders = _orders(self.rows, shuffle)
+        self.restart()
+
+    def restart(self) -> None:
+        """Has the next epoch begin with the first batch of a pass, whatever was left of the last one."""
         self._order = None
         self._next = 0  # the next step within the current pass
 

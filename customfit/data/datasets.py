@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 from customfit import compat
 from customfit.compat import tf
@@ -31,7 +32,7 @@ class DatasetSource:
         self._restarts = restarts
         self._endless = cardinality == tf.data.INFINITE_CARDINALITY
         self._left: int | None = 0  # batches left in the iterator; None: not known
-        self._iterator: Iterator | None = None
+        self._iterator: Any = None
 
     def blocks(self, size: int) -> Iterator[Block]:
         """The next epoch's steps, in blocks of at most `size`."""
@@ -53,8 +54,12 @@ class DatasetSource:
                 break
         self._data.on_epoch_end()
 
+    def restart(self) -> None:
+        """Has the next epoch begin with the first batch of the dataset, whatever was left of the last one."""
+        self._iterator = None
+
     def _start(self) -> None:
-        self._iterator = iter(self._data.dataset)
+        self._iterator = next(self._data.iterators)
         cardinality = int(self._data.dataset.cardinality())
         self._left = None if cardinality == tf.data.UNKNOWN_CARDINALITY else cardinality
         if self._endless:
@@ -69,8 +74,8 @@ class DatasetSource:
             return
         self.spent = not self._restarts
         warnings.warn(
-            f"Your input ran out of data; the epoch ends after {seen} of {self.steps} steps. Make sure that your dataset "
-            "or generator can generate at least `steps_per_epoch * epochs` batches. You may need to use `.repeat()`.",
+            f"Your input ran out of data; the epoch ends after {seen} of {self.steps} steps. Make sure that your "
+            "dataset or generator can generate at least `steps_per_epoch * epochs` batches. You may need `.repeat()`.",
             stacklevel=3,
         )
 

@@ -18,7 +18,7 @@ class Block:
         fetch: `fetch(feed, index)` gives a batch; it is traced into the graph, once for each `fetch`.
         feed: What `fetch` reads: tensors, or an iterator.
         first: The index of the first batch in `feed`.
-        may_end: Whether the data may end within the block, so that it is run step by step.
+        may_end: Whether the data may end within the block. Then `feed` is an iterator, and is asked before each step.
         done: Set by who runs it: how many steps there was data for.
     """
 
@@ -45,6 +45,9 @@ class Source(Protocol):
 
     spent: bool
     """Whether the data has ended for good: no further epoch can be had."""
+
+    def restart(self) -> None:
+        """Has the next epoch begin with the first batch, whatever was left of the last one."""
 
     def blocks(self, size: int) -> Iterator[Block]:
         """The next epoch's steps, in blocks of at most `size`."""
