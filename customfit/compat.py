@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from typing import Any, Callable, Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
@@ -27,21 +28,28 @@ except ModuleNotFoundError as error:
 
 def _find_keras():
     """The Keras that this TensorFlow uses: its own, `keras` 3, or `tf_keras` under `TF_USE_LEGACY_KERAS=1`."""
-    needed = (
-        "customfit needs Keras 3 on its TensorFlow backend. Set KERAS_BACKEND=tensorflow in the environment, or "
-        '"backend": "tensorflow" in ~/.keras/keras.json. Received: '
-    )
     try:
         found = tf.keras
         found.Model  # noqa: B018 (`tf.keras` is loaded lazily: ask for something in it)
-    except ModuleNotFoundError as error:
-        if error.name in ("jax", "torch", "openvino"):
-            raise ImportError(f"{needed}a backend that needs {error.name!r}, which is not installed.") from error
-        raise
-    if hasattr(found, "ops") and found.config.backend() != "tensorflow":
-        raise ImportError(f"{needed}backend={found.config.backend()!r}.")
+        backend = found.config.backend() if hasattr(found, "ops") else "tensorflow"
+    except ImportError:
+        backend = _backend_of_keras_3()
+        if backend == "tensorflow":
+            raise  # it is something else that is missing
+    if backend != "tensorflow":
+        raise ImportError(
+            "customfit needs Keras 3 on its TensorFlow backend. Set KERAS_BACKEND=tensorflow in the environment, or "
+            f'"backend": "tensorflow" in ~/.keras/keras.json. Received: backend={backend!r}'
+        )
     # From TensorFlow 2.16 on `tf.keras` is a view of Keras 3 that lacks `__version__` and, on some releases, `saving`.
     return importlib.import_module("keras") if hasattr(found, "ops") else found
+
+
+def _backend_of_keras_3() -> str:
+    try:
+        return importlib.import_module("keras").config.backend()
+    except ImportError as error:  # a backend that is asked for and not installed
+        return error.name if error.name in ("jax", "torch", "openvino") else "tensorflow"
 
 
 keras = _find_keras()
@@ -332,7 +340,7 @@ def keras_data(
 
 
 def _iterators(dataset: tf.data.Dataset, unused_before: bool = False, unused_after: bool = False) -> Iterator:
-    """Iterators as `fit` makes them. It makes some that it never reads, and each moves the seed of a `shuffle(seed=)`."""
+    """Iterators as `fit` makes them: some it never reads, and each moves the seed of a `shuffle(seed=)`."""
     if unused_before:
         iter(dataset)
     while True:

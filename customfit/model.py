@@ -295,8 +295,10 @@ def _check_metric_names(metrics: Any) -> None:
         if not isinstance(name, str) or name in shorthands:
             continue
         try:
-            keras.metrics.get(name)
+            found = keras.metrics.get(name)
         except ValueError:
+            found = None
+        if found is None or found == name:  # some releases hand an unknown name back
             known = shorthands | {known for known in dir(keras.metrics) if not known.startswith("_")}
             similar = difflib.get_close_matches(name, sorted(known), n=1)
             hint = f" Did you mean {similar[0]!r}?" if similar else ""

@@ -190,8 +190,8 @@ class EarlyStopping(keras.callbacks.Callback):
         if any(word in name for word in _HIGHER_IS_BETTER):
             return "max"
         raise ValueError(
-            '`mode` must be "min" or "max" where the name of the metric does not tell; or is the name misspelt? Received: '
-            f'mode="auto", monitor={self.monitor!r}'
+            '`mode` must be "min" or "max" where the name of the metric does not tell; or is the name misspelt? '
+            f'Received: mode="auto", monitor={self.monitor!r}'
         )
 
     def _monitored(self, epoch: int, logs: dict) -> float | None:

@@ -65,10 +65,11 @@ def compiled(model, **options):
     "ways", list(itertools.permutations(WAYS, 2)), ids=lambda ways: "-".join(way.__name__ for way in ways)
 )
 def test_every_way_to_build_a_model_works_after_every_other(ways):
+    keras.utils.set_random_seed(0)
     for way in ways * 2:
         model = compiled(way())
-        losses = model.custom_fit(X, Y, epochs=2, verbose=0).history["loss"]
-        assert losses[1] < losses[0]
+        losses = model.custom_fit(X, Y, epochs=5, verbose=0).history["loss"]
+        assert losses[-1] < losses[0]
 
 
 def test_new_subclasses_work_after_functional_use():
@@ -124,7 +125,7 @@ def test_a_clone_keeps_the_class(way):
 
 
 def test_a_sequential_is_cloned_from_its_config():
-    """`clone_model` makes a plain `keras.Sequential` of every subclass of it: that is Keras's rule, and not ours to change."""
+    """`clone_model` makes a plain `keras.Sequential` of every subclass of it: Keras's rule, not ours to change."""
 
     class Other(keras.Sequential):
         pass

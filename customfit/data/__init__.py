@@ -7,7 +7,7 @@ from typing import Any
 from customfit import compat
 from customfit.compat import keras, tf
 from customfit.data.arrays import ArraySource, are_arrays, split_rows, weigh_classes
-from customfit.data.datasets import DatasetSource
+from customfit.data.datasets import DatasetSource, check_dataset
 from customfit.data.source import Block, Source
 
 __all__ = ["ArraySource", "Block", "DatasetSource", "Source", "make_source", "make_validation_source", "split_rows"]
@@ -55,6 +55,8 @@ def make_source(
             sample_weight = weigh_classes(y, sample_weight, class_weight)
         return ArraySource(x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, steps_per_epoch=steps_per_epoch)
     is_dataset = isinstance(x, tf.data.Dataset)
+    if is_dataset:
+        check_dataset(x, steps_per_epoch)
     data = compat.keras_data(
         x,
         y,

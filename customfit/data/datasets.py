@@ -21,16 +21,11 @@ class DatasetSource:
     """
 
     def __init__(self, data: compat.KerasData, steps: int | None, restarts: bool):
-        cardinality = int(data.dataset.cardinality())
-        if steps is None and cardinality == tf.data.INFINITE_CARDINALITY:
-            raise ValueError("`steps_per_epoch` must be given for a dataset that repeats without end. Received: None")
-        if cardinality == 0:
-            raise ValueError("The dataset must have at least one batch. Received: a dataset of cardinality 0")
         self.steps = steps or data.num_batches
         self.spent = False
         self._data = data
         self._restarts = restarts
-        self._endless = cardinality == tf.data.INFINITE_CARDINALITY
+        self._endless = int(data.dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
         self._left: int | None = 0  # batches left in the iterator; None: not known
         self._iterator: Any = None
 
@@ -77,6 +72,17 @@ class DatasetSource:
             f"Your input ran out of data; the epoch ends after {seen} of {self.steps} steps. Make sure that your "
             "dataset or generator can generate at least `steps_per_epoch * epochs` batches. You may need `.repeat()`.",
             stacklevel=3,
+        )
+
+
+def check_dataset(dataset: tf.data.Dataset, steps: int | None) -> None:
+    """Refuses a dataset that has no batch, or no end and no `steps` to an epoch."""
+    cardinality = int(dataset.cardinality())
+    if cardinality == 0:
+        raise ValueError("The dataset must have at least one batch. Received: a dataset of cardinality 0")
+    if cardinality == tf.data.INFINITE_CARDINALITY and steps is None:
+        raise ValueError(
+            "`steps_per_epoch` must be given for a dataset that repeats without end. Received: steps_per_epoch=None"
         )
 
 

@@ -1,4 +1,4 @@
-"""Callbacks hear the same under `custom_fit` as under `fit`: the same hooks, in order, with the same indices and logs."""
+"""Callbacks hear the same under `custom_fit` as under `fit`: the same hooks in order, indices and logs."""
 
 import numpy as np
 import pytest

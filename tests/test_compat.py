@@ -1,0 +1,116 @@
+"""The private names that `compat` needs are there, and `import customfit` asks for what it lacks in one sentence."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from customfit import CustomTrainModel, compat
+from customfit.compat import keras, tf
+from tests.parity import models
+
+X, Y = models.rows()
+
+
+def test_keras_is_the_one_that_tensorflow_uses():
+    assert keras.Model is tf.keras.Model
+    assert keras.layers.Layer is tf.keras.layers.Layer
+
+
+def test_the_functional_class_is_what_keras_makes():
+    assert type(models.dense(keras.Model)) is compat.functional_class()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "functional"),
+    [(("i", "o"), {}), (("i",), {"outputs": "o"}), ((), {"inputs": "i", "outputs": "o"}), ((), {}), (("i",), {})],
+)
+def test_a_functional_call_is_known_as_keras_knows_it(arguments, functional):
+    args, kwargs = arguments, functional
+    module = sys.modules[keras.Model.__module__]
+    theirs = getattr(module, "functional_init_arguments", None) or module.is_functional_model_init_params
+    assert compat.is_functional_call(args, kwargs) == bool(theirs(args, kwargs))
+
+
+def test_private_names_of_models_are_there():
+    model = models.dense(CustomTrainModel)
+    assert not compat.is_compiled(model)
+    model.compile("adam", "mse", steps_per_execution=3, jit_compile=False)
+    assert compat.is_compiled(model)
+    assert compat.steps_per_execution(model) == 3
+    assert compat.jit_compile(model) is False
+    if compat.IS_KERAS_3:
+        assert hasattr(model, "_initial_epoch") or compat.KERAS_VERSION < (3, 1)
+    else:
+        assert model._train_counter is not None
+        assert model._test_counter is not None
+        assert callable(model._maybe_load_initial_counters_from_ckpt)
+
+
+def test_the_data_adapters_take_what_they_took():
+    data = compat.keras_data(X, Y, batch_size=32, epochs=2, class_weight={0: 1.0, 1: 2.0, 2: 3.0})
+    assert data.num_batches == 3
+    x, y, weights = next(next(data.iterators))
+    assert x.shape == (32, 8)
+    assert weights.shape[0] == 32
+
+
+def test_losses_are_tracked_as_keras_does_it():
+    model = models.dense(CustomTrainModel)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.custom_fit(X, Y, verbose=0)
+    assert "loss" in [metric.name for metric in model.metrics]
+
+
+def run_python(code, **environment):
+    keep = {name: value for name, value in os.environ.items() if name not in ("KERAS_BACKEND", "TF_USE_LEGACY_KERAS")}
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**keep, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_import_without_tensorflow_fails_with_one_sentence():
+    result = run_python(
+        """
+        import sys
+        sys.modules["tensorflow"] = None  # as if it were not installed
+        import customfit
+        """
+    )
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: customfit needs TensorFlow")
+    assert "pip install tensorflow" in last
+    assert "During handling" not in result.stderr
+
+
+@pytest.mark.skipif(not compat.IS_KERAS_3, reason="only Keras 3 has backends")
+@pytest.mark.parametrize("backend", ["jax", "torch", "numpy"])
+def test_another_backend_fails_with_one_sentence(backend):
+    last = run_python("import customfit", KERAS_BACKEND=backend).stderr.strip().splitlines()[-1]
+    assert last.startswith(
+        "ImportError: customfit needs Keras 3 on its TensorFlow backend. Set KERAS_BACKEND=tensorflow"
+    )
+    assert "Received: backend=" in last
+    assert backend in last or backend == "numpy"  # which itself needs jax
+
+
+def test_import_needs_nothing_but_tensorflow_keras_and_numpy():
+    result = run_python(
+        """
+        import sys
+        import tensorflow as tf
+        tf.keras.Model
+        before = {name.partition(".")[0] for name in sys.modules}
+        import customfit
+        print(sorted({name.partition(".")[0] for name in sys.modules} - before - set(sys.stdlib_module_names)))
+        """
+        if sys.version_info >= (3, 10)
+        else "print(['customfit'])"
+    )
+    assert result.stdout.strip().splitlines()[-1] == "['customfit']", result.stderr

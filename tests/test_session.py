@@ -1,0 +1,178 @@
+"""`TrainingSession`: a loop of one's own keeps callbacks, progress, metrics, validation and early stopping."""
+
+import numpy as np
+import pytest
+
+from customfit import CustomTrainModel, TrainingSession
+from customfit.callbacks import LogEvery
+from customfit.compat import keras, tf
+from customfit.hooks import REFRESH_SECONDS, TrainHooks
+from tests.parity import models
+from tests.parity.compare import assert_equal
+
+X, Y = models.rows(64)
+
+
+def batches():
+    return [(X[start : start + 16], Y[start : start + 16]) for start in range(0, 64, 16)]
+
+
+@pytest.fixture
+def model():
+    keras.utils.set_random_seed(3)
+    model = models.dropout(CustomTrainModel)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def fitted():
+    keras.utils.set_random_seed(3)
+    model = models.dropout(keras.Model)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model, model.fit(X, Y, batch_size=16, epochs=3, shuffle=False, verbose=0, validation_data=(X, Y))
+
+
+@pytest.mark.parametrize("as_tensors", [False, True], ids=["numpy", "tensors"])
+def test_an_own_loop_equals_fit_to_the_bit(model, as_tensors):
+    with TrainingSession(model, epochs=3, verbose=0, validation_data=(X, Y), validation_batch_size=16) as session:
+        for _epoch in session.epochs():
+            for batch in batches():
+                session.train_on(tuple(map(tf.constant, batch)) if as_tensors else batch)
+    assert_equal((model, session.history), fitted())
+
+
+def test_explicit_calls_change_nothing_but_who_makes_them(model):
+    with TrainingSession(model, epochs=3, verbose=0, validation_data=(X, Y), validation_batch_size=16) as session:
+        for _epoch in session.epochs():
+            for batch in batches():
+                session.train_on(batch)
+            validation = session.validate()
+            logs = session.end_epoch()
+            assert validation["val_loss"] == logs["val_loss"]
+    assert_equal((model, session.history), fitted())
+
+
+def test_it_works_without_with(model):
+    session = TrainingSession(model, epochs=2, verbose=0)
+    for _epoch in session.epochs():
+        for batch in batches():
+            session.train_on(batch)
+    assert len(session.history.epoch) == 2
+
+
+def test_a_loop_left_by_break_keeps_its_last_epoch(model):
+    with TrainingSession(model, epochs=5, verbose=0) as session:
+        for epoch in session.epochs():
+            session.train_on(batches()[0])
+            if epoch == 1:
+                break
+    assert session.history.epoch == [0, 1]
+
+
+def test_own_values_reach_history_and_early_stopping(model):
+    stopping = {"monitor": "average_return", "mode": "max", "stopping_threshold": 3.0, "patience": 10}
+    with TrainingSession(model, epochs=10, verbose=0, early_stopping=stopping) as session:
+        for epoch in session.epochs():
+            session.train_on(batches()[0])
+            session.log(average_return=tf.constant(float(epoch)))
+    assert session.history.history["average_return"] == [0.0, 1.0, 2.0, 3.0]
+    assert "stopping_threshold=3" in session.stop_reason
+
+
+def test_an_exception_in_the_loop_fires_on_train_end_and_propagates(model):
+    ended = []
+    callback = keras.callbacks.LambdaCallback(on_train_end=lambda logs: ended.append(True))
+    with pytest.raises(KeyboardInterrupt), TrainingSession(model, verbose=0, callbacks=[callback]) as session:
+        for _epoch in session.epochs():
+            raise KeyboardInterrupt
+    assert ended == [True]
+
+
+def test_steps_are_counted_for_callbacks(model):
+    seen = []
+
+    class Steps(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            seen.append(("begin", batch))
+
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(("end", batch, sorted(logs)))
+
+    with TrainingSession(model, verbose=0, callbacks=Steps()) as session:
+        for _epoch in session.epochs():
+            for batch in batches()[:2]:
+                session.train_on(batch)
+    logs = ["accuracy", "loss"]
+    assert seen == [("begin", 0), ("end", 0, logs), ("begin", 1), ("end", 1, logs)]
+
+
+def test_validate_without_data_is_refused(model):
+    with TrainingSession(model, verbose=0) as session:
+        with pytest.raises(ValueError, match="`validation_data` must be given"):
+            session.validate()
+
+
+# --------------------------------------------------------------------------------------------------- progress
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_the_progress_bar_is_refreshed_by_the_clock_and_sees_the_last_step(model):
+    shown = []
+    callbacks = keras.callbacks.CallbackList(add_progbar=True, model=model, verbose=1, epochs=1, steps=100)
+    progress = next(c for c in callbacks.callbacks if isinstance(c, keras.callbacks.ProgbarLogger))
+    progress.on_train_batch_end = lambda step, logs: shown.append((step, logs))
+    clock = Clock()
+    hooks = TrainHooks(callbacks, clock)
+    for step in range(100):
+        hooks.begin(step)
+        hooks.end(step, {"loss": tf.constant(float(step))})
+        clock.now += REFRESH_SECONDS / 9.99  # a little more than a tenth, so that rounding does not matter
+    hooks.refresh()
+    assert [step for step, _ in shown] == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99]
+    assert shown[-1][1] == {"loss": 99.0}
+    hooks.refresh()
+    assert len(shown) == 11  # there was nothing new to show
+
+
+@pytest.mark.parametrize("how", ["fit", "custom_fit", "log_every"])
+def test_a_line_every_n_steps_over_all_epochs(how, capsys):
+    keras.utils.set_random_seed(3)
+    model = models.dense(CustomTrainModel)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    arguments = {"batch_size": 16, "epochs": 3, "verbose": 0, "shuffle": False}
+    if how == "log_every":
+        model.custom_fit(X, Y, log_every=5, **arguments)
+    else:
+        getattr(model, how)(X, Y, callbacks=[LogEvery(5)], **arguments)
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert [line.split(":")[0] for line in lines] == ["Step 5", "Step 10"]
+    assert all("loss = " in line and "accuracy = " in line for line in lines)
+
+
+def test_lines_count_right_beside_a_callback_that_hears_every_step(capsys):
+    model = models.dense(CustomTrainModel)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    listener = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None)
+    model.custom_fit(X, Y, batch_size=16, epochs=3, verbose=0, callbacks=[listener], log_every=5)
+    assert [line.split(":")[0] for line in capsys.readouterr().out.strip().splitlines()] == ["Step 5", "Step 10"]
+
+
+@pytest.mark.parametrize("verbose", [0, 1, 2, "auto"])
+def test_verbose(model, verbose, capsys):
+    model.custom_fit(X, Y, epochs=2, verbose=verbose, validation_data=(X, Y))
+    printed = capsys.readouterr().out
+    assert ("Epoch 2/2" in printed) == (verbose != 0)
+    assert ("val_loss" in printed) == (verbose != 0)
+
+
+def test_history_is_the_model_s_too(model):
+    history = model.custom_fit(X, Y, verbose=0)
+    assert model.history is history
+    assert history.stop_reason is None
+    assert np.isfinite(history.history["loss"]).all()
