@@ -71,11 +71,15 @@ def test_the_same_calls(arguments):
 def test_the_same_calls_by_execution(rows, steps_per_execution):
     if compat.IS_KERAS_3 and compat.KERAS_VERSION < (3, 7) and -(-rows // 16) % steps_per_execution:
         pytest.skip("`fit` of Keras 3.0-3.6 fails in an execution that is cut short")
-    arguments = {"x": X[:rows], "y": Y[:rows], "validation_data": (X[:48], Y[:48])}
+    arguments = {"x": X[:rows], "y": Y[:rows], "validation_data": (X[:64], Y[:64])}
     theirs = recorded("fit", keras.Model, arguments, steps_per_execution=steps_per_execution)
     assert recorded("custom_fit", CustomTrainModel, arguments, steps_per_execution=steps_per_execution) == theirs
 
 
+@pytest.mark.skipif(
+    compat.IS_KERAS_3 and compat.KERAS_VERSION < (3, 2),
+    reason="`fit` of Keras 3.0 and 3.1 counts the end of the data in the loss",
+)
 def test_a_dataset_of_unknown_size_begins_a_batch_that_never_ends():
     arguments = lambda: {"x": batches(unknown_size=True), "batch_size": None, "epochs": 1}
     theirs = recorded("fit", keras.Model, arguments, optimizer="sgd")

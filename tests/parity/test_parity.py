@@ -82,10 +82,13 @@ def test_class_weight_of_one_hot_targets():
 def test_two_outputs_with_a_weight_each():
     targets = {"kind": Y, "size": X.sum(axis=1, keepdims=True)}
     weights = {"kind": np.linspace(0, 1, len(X)), "size": np.linspace(2, 0, len(X))}
+    # Keras 3.0 adds up a ragged batch's weighted loss in another order: the reported loss differs in its last bit.
+    rtol = 5e-7 if compat.IS_KERAS_3 and compat.KERAS_VERSION < (3, 1) else 0.0
     assert_parity(
         models.two_outputs,
         {"x": X, "y": targets, "sample_weight": weights},
         loss={"kind": "sparse_categorical_crossentropy", "size": "mse"},
+        history_rtol=rtol,
         loss_weights={"kind": 1.0, "size": 0.5},
         metrics={"kind": ["accuracy"], "size": ["mae"]},
     )
@@ -107,7 +110,9 @@ def test_validation_split_and_frequency(validation_freq):
 def test_validation_data_with_weights_batch_size_and_steps():
     x, y = models.rows(40, seed=1)
     validation = {"validation_data": (x, y, np.linspace(0, 1, 40)), "validation_batch_size": 7, "validation_steps": 4}
-    assert_parity(models.batch_norm, {**ROWS, **validation})
+    # `fit` of Keras 3.0-3.6 goes on in the validation data where the last epoch stopped, later ones from its start.
+    epochs = 1 if compat.IS_KERAS_3 and compat.KERAS_VERSION < (3, 7) else 3
+    assert_parity(models.batch_norm, {**ROWS, **validation, "epochs": epochs})
 
 
 def test_add_loss_counts():
@@ -178,13 +183,17 @@ def unknown_size():
     return {"x": batches(unknown_size=True), "batch_size": None}
 
 
+@pytest.mark.skipif(
+    compat.IS_KERAS_3 and compat.KERAS_VERSION < (3, 2),
+    reason="`fit` of Keras 3.0 and 3.1 counts the end of the data in the loss, too: see the next test",
+)
 def test_dataset_of_unknown_size():
     assert_parity(models.dense, unknown_size, optimizer="sgd")
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 4])
 def test_the_end_of_a_dataset_is_not_a_step(steps_per_execution):
-    """`fit` of some releases counts one: the step that finds no data has moved `iterations`, which Adam reads."""
+    """`fit` of all releases counts one: the step that finds no data has moved `iterations`, which Adam reads."""
     if not compat.IS_KERAS_3 and steps_per_execution > 1:
         pytest.skip("Keras 2 takes no dataset of unknown size here")
     ours = train(models.dropout, "custom_fit", unknown_size, steps_per_execution=steps_per_execution)
