@@ -24,6 +24,6 @@ def apply_gradients(model, gradients: list, variables: list) -> None:
         return
     gradients = compat.unscale_gradients(optimizer, gradients)
     gradients = model.transform_gradients(gradients, variables)
-    if model.clip is not None:
-        gradients = model.clip(gradients, variables)
+    if model.gradient_clip is not None:
+        gradients = model.gradient_clip(gradients, variables)
     optimizer.apply_gradients(zip(compat.rescale_gradients(optimizer, gradients), variables))

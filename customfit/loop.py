@@ -10,7 +10,7 @@ from customfit.session import TrainingSession
 def run_epochs(session: TrainingSession, train_data: Source) -> keras.callbacks.History:
     """Trains a session's model: epochs of steps, validation after each, until the last one or an early stop."""
     with session:  # on_train_begin; whatever happens, on_train_end
-        for epoch in session.epochs():  # metrics start from zero, on_epoch_begin
+        for epoch in session.epochs(train_data):  # metrics start from zero, on_epoch_begin
             for block in train_data.blocks(session.steps_per_execution):
                 session.train_block(block)  # train_step, between its hooks
                 if session.should_stop:

@@ -31,7 +31,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
     ```
     """
 
-    clip: Clip | None = None
+    gradient_clip: Clip | None = None
     _compiled_steps = None
 
     def compile(
@@ -66,13 +66,17 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         _check_metric_names(kwargs.get("metrics"))
         _check_metric_names(kwargs.get("weighted_metrics"))
         super().compile(*args, **compat.compile_options(kwargs))
-        self.clip = clip
+        self.gradient_clip = clip
         self._compiled_steps = None
 
     def get_compile_config(self) -> dict | None:
         """The arguments of `compile()`, serialised: what `save()` keeps."""
         config = super().get_compile_config()
-        return {**config, self.clip.option: self.clip.value} if config and self.clip is not None else config
+        return (
+            {**config, self.gradient_clip.option: self.gradient_clip.value}
+            if config and self.gradient_clip is not None
+            else config
+        )
 
     def compile_from_config(self, config: dict) -> None:
         """Compiles the model with what `get_compile_config` gave: what `load_model` does."""
@@ -131,7 +135,9 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
     @property
     def changes_gradients(self) -> bool:
         """Whether gradients are clipped, or `transform_gradients` is overridden."""
-        return self.clip is not None or type(self).transform_gradients is not CustomTrainMixin.transform_gradients
+        return (
+            self.gradient_clip is not None or type(self).transform_gradients is not CustomTrainMixin.transform_gradients
+        )
 
     # -------------------------------------------------------------------------------------------------- the loop
 

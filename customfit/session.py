@@ -9,7 +9,7 @@ from typing import Any
 from customfit import compat
 from customfit.callbacks import LogEvery
 from customfit.compat import keras
-from customfit.data import Block, make_validation_source
+from customfit.data import Block, Source, make_validation_source
 from customfit.execution import compiled_steps
 from customfit.hooks import TestHooks, TrainHooks
 from customfit.stopping import EarlyStopping, make_early_stopping
@@ -42,6 +42,7 @@ class TrainingSession:
 
     Raises:
         RuntimeError: If the model is not compiled.
+        TypeError: If the model has no `CustomTrainMixin`.
         ValueError: If an option is wrong.
 
     Example:
@@ -71,6 +72,11 @@ class TrainingSession:
         early_stopping: Any = None,
         log_every: int | None = None,
     ):
+        if not hasattr(model, "_compiled_steps"):
+            raise TypeError(
+                "The model must be a `CustomTrainModel`, or of a class with `CustomTrainMixin` before its Keras model. "
+                f"Received: a {type(model).__name__}"
+            )
         if not compat.is_compiled(model):
             raise RuntimeError("The model must be compiled before it is trained: call `model.compile()` first.")
         for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
@@ -133,15 +139,18 @@ class TrainingSession:
                     self._stopping.restore()  # even where another callback's `on_train_end` raised before it
                 self.history.stop_reason = self.stop_reason
 
-    def epochs(self) -> Iterator[int]:
+    def epochs(self, data: Source | None = None) -> Iterator[int]:
         """The epochs that are left to train, each begun before and ended after the body of your loop.
 
         An epoch begins with metrics at zero and `on_epoch_begin`. After the body come `validate`, where it is due, and
         `end_epoch`, unless the body has called them. The last epoch is the one in which something asks to stop.
+
+        Args:
+            data: The `Source` that is trained on, if it is one: without data left for an epoch, none begins.
         """
         if not self._running:
             with self:
-                yield from self.epochs()
+                yield from self.epochs(data)
             return
         for epoch in range(self._first_epoch(), self._epochs):
             self.begin_epoch(epoch)
@@ -150,7 +159,7 @@ class TrainingSession:
                 if self.validates(epoch) and not self._validated:
                     self.validate()
                 self.end_epoch()
-            if self.should_stop:
+            if self.should_stop or (data is not None and data.spent):
                 break
 
     def begin_epoch(self, epoch: int) -> None:

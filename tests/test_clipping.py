@@ -281,10 +281,10 @@ def weight_change(model, method, x, y):
 def test_a_refused_clip_leaves_a_compiled_model_as_it_was(wrong):
     model = dense_model()
     model.compile(keras.optimizers.SGD(0.1), "mse", global_clipnorm=2.0)
-    clip, optimizer = model.clip, model.optimizer
+    clip, optimizer = model.gradient_clip, model.optimizer
     with pytest.raises(ValueError, match="`clipnorm`"):
         model.compile("adam", "mae", **wrong)
-    assert model.clip is clip
+    assert model.gradient_clip is clip
     assert model.optimizer is optimizer
     assert model.loss == "mse"
 
@@ -293,7 +293,7 @@ def test_compile_without_a_clip_takes_an_earlier_one_away():
     model = dense_model()
     model.compile("sgd", "mse", clipnorm=1.0)
     model.compile("sgd", "mse")
-    assert model.clip is None
+    assert model.gradient_clip is None
 
 
 # ------------------------------------------------------------------------------------------------------ in a model

@@ -108,7 +108,7 @@ def test_wrong_clips(model, options, message):
     with pytest.raises(ValueError, match=message):
         model.compile("sgd", "mse", **options)
     assert model.optimizer is optimizer
-    assert model.clip is None
+    assert model.gradient_clip is None
 
 
 def test_several_replicas_are_refused_rather_than_trained_wrongly(model, monkeypatch):

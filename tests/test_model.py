@@ -109,7 +109,7 @@ def test_saved_and_loaded_trains_on_to_the_same_numbers(way, tmp_path):
         model.save(path)
     loaded = keras.models.load_model(path)
     assert type(loaded) is type(model)
-    assert loaded.clip == model.clip
+    assert loaded.gradient_clip == model.gradient_clip
     assert type(loaded.optimizer) is type(model.optimizer)
     histories = [m.custom_fit(X, Y, epochs=2, verbose=0, shuffle=False).history for m in (model, loaded)]
     assert histories[0] == histories[1]

@@ -112,6 +112,24 @@ def test_validate_without_data_is_refused(model):
             session.validate()
 
 
+def test_a_model_without_the_mixin_is_refused():
+    model = models.dense(keras.Model)
+    model.compile("sgd", "mse")
+    with pytest.raises(TypeError, match="must be a `CustomTrainModel`.* Received: a Functional"):
+        TrainingSession(model)
+
+
+def test_a_generator_that_ends_ends_training_with_a_warning(model):
+    def generate():
+        for _ in range(7):
+            yield X[:16], Y[:16]
+
+    with pytest.warns(UserWarning, match="ran out of data; the epoch ends after 3 of 4 steps"):
+        history = model.custom_fit(generate(), steps_per_epoch=4, epochs=5, verbose=0)
+    assert history.epoch == [0, 1]
+    assert int(model.optimizer.iterations.numpy()) == 7
+
+
 # --------------------------------------------------------------------------------------------------- progress
 
 
