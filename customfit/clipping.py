@@ -46,7 +46,12 @@ def clip_by_norm(gradients: Sequence[Gradient], clipnorm: float) -> list[Gradien
     Returns:
         The clipped gradients, in order.
     """
-    return [_map_values(lambda v: tf.clip_by_norm(v, clipnorm), gradient) for gradient in sum_duplicates(gradients)]
+
+    def clip(values):
+        below = tf.norm(values) <= clipnorm  # where TensorFlow would still round
+        return tf.where(below, values, tf.clip_by_norm(values, clipnorm))
+
+    return [_map_values(clip, gradient) for gradient in sum_duplicates(gradients)]
 
 
 def clip_by_global_norm(gradients: Sequence[Gradient], global_clipnorm: float) -> list[Gradient]:
@@ -68,8 +73,11 @@ def clip_by_global_norm(gradients: Sequence[Gradient], global_clipnorm: float) -
     >>> [g.numpy().tolist() for g in clip_by_global_norm(gradients, 1.0)]
     [[0.6000000238418579], [0.800000011920929]]
     """
-    clipped, _ = tf.clip_by_global_norm(sum_duplicates(gradients), global_clipnorm)
-    return clipped
+    gradients = sum_duplicates(gradients)
+    norm = tf.linalg.global_norm(gradients)
+    # As TensorFlow scales, but to exactly 1 where there is nothing to clip; infinity less itself is NaN.
+    scale = tf.where(norm <= global_clipnorm, tf.ones_like(norm), global_clipnorm * (1.0 / norm) + (norm - norm))
+    return [_map_values(lambda values: values * tf.cast(scale, values.dtype), gradient) for gradient in gradients]
 
 
 def clip_adaptively(
@@ -93,7 +101,8 @@ def clip_adaptively(
     def clip(gradient, variable):
         if gradient is None:
             return None
-        axes = list(range(max(variable.shape.rank - 1, 1)))  # all but the last; a vector is one unit
+        rank = len(variable.shape)
+        axes = list(range(rank - 1 if rank > 1 else rank))  # all but the last; a vector is one unit
         allowed = ratio * tf.maximum(_norm(tf.convert_to_tensor(variable), axes), epsilon)
 
         def scale(values):
