@@ -125,10 +125,11 @@ class TrainingSession:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
+        ended_well = kind in (None, GeneratorExit)  # the latter where `epochs()` was left by `break`, without `with`
         try:
-            if kind is None and self._in_epoch:  # the loop was left by `break`
+            if ended_well and self._in_epoch:
                 self.end_epoch()
-            if kind is None and self._final_logs is not None:
+            if ended_well and self._final_logs is not None:
                 compat.finish_training(self.model)
         finally:
             self._running = self._in_epoch = False

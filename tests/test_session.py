@@ -69,6 +69,17 @@ def test_a_loop_left_by_break_keeps_its_last_epoch(model):
     assert session.history.epoch == [0, 1]
 
 
+def test_a_loop_without_with_left_by_break_keeps_its_last_epoch(model):
+    session = TrainingSession(model, epochs=5, verbose=0)
+    epochs = session.epochs()
+    for epoch in epochs:
+        session.train_on(batches()[0])
+        if epoch == 1:
+            break
+    epochs.close()  # as the end of its last reference does
+    assert session.history.epoch == [0, 1]
+
+
 def test_own_values_reach_history_and_early_stopping(model):
     stopping = {"monitor": "average_return", "mode": "max", "stopping_threshold": 3.0, "patience": 10}
     with TrainingSession(model, epochs=10, verbose=0, early_stopping=stopping) as session:
