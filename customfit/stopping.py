@@ -88,6 +88,7 @@ class EarlyStopping(keras.callbacks.Callback):
         ).items():
             _require(value is None or _is_number(value), name, "a number", value)
         self.monitor: Any = monitor
+        self.monitor_is_default = monitor is None
         self.patience = patience
         self.min_delta = abs(min_delta)
         self.mode = mode
@@ -122,17 +123,15 @@ class EarlyStopping(keras.callbacks.Callback):
         self._last_epoch = epoch
         if epoch < self.start_from_epoch:
             return
-        if self._improves(value, self.best, self.min_delta):
+        self.wait += 1
+        improved = math.isfinite(value) and self._improves(value, self.best, self.min_delta)
+        if improved:
             self.best, self.best_epoch = value, epoch
             if self.restore_best_weights:
                 self.best_weights = self.model.get_weights()
             if self.baseline is None or self._improves(value, self.baseline, self.min_delta):
                 self.wait = 0
-            else:
-                self.wait += 1
-        else:
-            self.wait += 1
-        self.stop_reason = self._reason(epoch, value)
+        self.stop_reason = self._reason(epoch, value, improved)
         if self.stop_reason is not None:
             self.stopped_epoch = epoch
             self.model.stop_training = True
@@ -156,16 +155,18 @@ class EarlyStopping(keras.callbacks.Callback):
                     f"Restored the weights of the best epoch, {self.best_epoch + 1}: {self.monitor} = {self.best:.4g}."
                 )
 
-    def _reason(self, epoch: int, value: float) -> str | None:
+    def _reason(self, epoch: int, value: float, improved: bool) -> str | None:
         """Why training should stop now, or `None`."""
         seen = f"{self.monitor} = {value:.4g}"
         if self.check_finite and not math.isfinite(value):
             return f"{self.monitor} = {value} is not finite"
-        if self.stopping_threshold is not None and not self._improves(self.stopping_threshold, value, 0.0):
+        if self.stopping_threshold is not None and (
+            value == self.stopping_threshold or self._improves(value, self.stopping_threshold, 0.0)
+        ):
             return f"{seen} has reached stopping_threshold={self.stopping_threshold:g}"
         if self.divergence_threshold is not None and self._improves(self.divergence_threshold, value, 0.0):
             return f"{seen} is worse than divergence_threshold={self.divergence_threshold:g}"
-        if self.wait >= self.patience and self.wait > 0 and epoch > 0:
+        if not improved and self.wait >= self.patience and epoch > 0:
             best = (
                 "it has not been finite yet"
                 if self.best is None
@@ -175,8 +176,6 @@ class EarlyStopping(keras.callbacks.Callback):
         return None
 
     def _improves(self, value: float, reference: float | None, by: float) -> bool:
-        if math.isnan(value):
-            return False
         if reference is None:
             return True
         return value < reference - by if self._direction() == "min" else value > reference + by
@@ -240,7 +239,7 @@ def make_early_stopping(option: Any, validates: bool, verbose: int) -> keras.cal
             "`early_stopping` must be a patience in epochs, a dict of options, a `customfit.EarlyStopping` or Keras's "
             f"own. Received: early_stopping={option!r}"
         )
-    if stopping.monitor is None:
+    if stopping.monitor is None or getattr(stopping, "monitor_is_default", False):
         stopping.monitor = "val_loss" if validates else "loss"
     if stopping.monitor.startswith("val_") and not validates:
         raise ValueError(

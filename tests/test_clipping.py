@@ -19,6 +19,13 @@ OPTIONS = ("clipvalue", "clipnorm", "global_clipnorm", "adaptive_clip")
 METHODS = ("fit", "custom_fit")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _fresh_keras():
+    """Once a file and not, as elsewhere, once a test: it takes Keras 3 a quarter of a second, and most tests none."""
+    yield
+    keras.backend.clear_session()
+
+
 def tensors(*arrays):
     return [None if array is None else tf.constant(array, tf.float32) for array in arrays]
 

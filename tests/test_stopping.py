@@ -10,6 +10,13 @@ from customfit.stopping import make_early_stopping
 METHODS = ("fit", "custom_fit")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _fresh_keras():
+    """Once a file and not, as elsewhere, once a test: it takes Keras 3 a quarter of a second, and most tests none."""
+    yield
+    keras.backend.clear_session()
+
+
 class FakeModel:
     """What early stopping touches of a model. The weights are the number of the epoch."""
 
