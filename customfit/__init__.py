@@ -1,6 +1,6 @@
 """Own your Keras training loop, and keep what `fit()` brings."""
 
-from customfit import callbacks, clipping
+from customfit import callbacks, clipping, testing
 from customfit._version import __version__
 from customfit.model import CustomTrainMixin, CustomTrainModel, CustomTrainSequential
 from customfit.session import TrainingSession
@@ -15,4 +15,5 @@ __all__ = [
     "__version__",
     "callbacks",
     "clipping",
+    "testing",
 ]

@@ -114,6 +114,12 @@ def jit_compile(model) -> bool:
     return bool(model.jit_compile if hasattr(model, "jit_compile") else model._jit_compile)
 
 
+def optimizer_variables(model) -> list:
+    """The variables of the model's optimizers: the iterations, the slots, the loss scale."""
+    variables = getattr(model.optimizer, "variables", [])
+    return list(variables() if callable(variables) else variables)
+
+
 # ---------------------------------------------------------------------------------------- inside a training step
 
 
@@ -270,6 +276,31 @@ def casts_tensors() -> bool:
     return IS_KERAS_3
 
 
+def gathers_composite_tensors() -> bool:
+    """Whether `fit` takes ragged and sparse tensors in the order of other arrays. Keras 2 shuffles them otherwise."""
+    return IS_KERAS_3
+
+
+def streams_epochs() -> bool:
+    """Whether `fit` takes its epochs from one stream and stops training where that ends, as Keras 2 does.
+
+    Keras 3 ends the epoch there, and begins with the data anew in the next one.
+    """
+    return not IS_KERAS_3
+
+
+def is_torch_loader(data) -> bool:
+    """Whether Keras 3 reads the data as a torch `DataLoader`; to Keras 2 it is an iterable like others."""
+    names = [(cls.__name__, cls.__module__) for cls in type(data).__mro__]
+    return IS_KERAS_3 and any(name == "DataLoader" and "torch.utils.data" in module for name, module in names)
+
+
+def cardinality(dataset) -> int:
+    """The batches of a dataset, which a distributed one has as a property."""
+    count = dataset.cardinality
+    return int(count() if callable(count) else count)
+
+
 class KerasData(NamedTuple):
     """A dataset of batches made by Keras's own data adapters, and what `fit` would do with it each epoch."""
 
@@ -279,6 +310,7 @@ class KerasData(NamedTuple):
     spans_epochs: bool  # one iterator for all epochs, each going on where the last one stopped
     on_epoch_begin: Callable[[], None]
     on_epoch_end: Callable[[], None]
+    on_restart: Callable[[], None]  # before the first epoch, and before each pass over validation data
 
 
 def keras_data(
@@ -292,12 +324,18 @@ def keras_data(
     shuffle=False,
     class_weight=None,
     model=None,
+    **workers,
 ) -> KerasData:
     """Anything that `fit` takes, through the adapters that `fit` itself uses.
 
     They are private in both generations, but their signatures have not changed since Keras 3.0 and 2.4.
     """
     if IS_KERAS_3:
+        if workers:
+            raise ValueError(
+                "`workers`, `use_multiprocessing` and `max_queue_size` must be given to the `keras.utils.PyDataset`, "
+                f"not to `custom_fit`, in Keras 3. Received: {workers}"
+            )
         adapters = importlib.import_module("keras.src.trainers.data_adapters")
         adapter = adapters.get_data_adapter(
             x=x,
@@ -314,8 +352,9 @@ def keras_data(
             iterators=_iterators(dataset, unused_after=KERAS_VERSION >= (3, 7) and num_batches is not None),
             num_batches=num_batches,
             spans_epochs=steps_per_epoch is not None,
-            on_epoch_begin=getattr(adapter, "on_epoch_begin", lambda: None),
+            on_epoch_begin=getattr(adapter, "on_epoch_begin", _nothing),
             on_epoch_end=adapter.on_epoch_end,
+            on_restart=adapter.on_epoch_end if KERAS_VERSION >= (3, 7) else _nothing,
         )
     package = keras.Model.__module__.rpartition(".")[0]
     handler = importlib.import_module(f"{package}.data_adapter").get_data_handler(
@@ -328,15 +367,21 @@ def keras_data(
         shuffle=shuffle,
         class_weight=class_weight,
         model=model,
+        **workers,
     )
     return KerasData(
         dataset=handler._dataset,
         iterators=_iterators(handler._dataset, unused_before=handler._adapter.should_recreate_iterator()),
         num_batches=handler.inferred_steps,
         spans_epochs=not handler._adapter.should_recreate_iterator(),
-        on_epoch_begin=lambda: None,
+        on_epoch_begin=_nothing,
         on_epoch_end=handler._adapter.on_epoch_end,
+        on_restart=_nothing,
     )
+
+
+def _nothing() -> None:
+    pass
 
 
 def _iterators(dataset: tf.data.Dataset, unused_before: bool = False, unused_after: bool = False) -> Iterator:

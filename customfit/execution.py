@@ -25,7 +25,7 @@ class CompiledStep:
         self._step: Any
 
         def counted_step(data):
-            logs = step(data)
+            logs = model.distribute_strategy.run(step, args=(data,))
             compat.count_step(model, training)
             return logs
 

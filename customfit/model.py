@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from customfit import compat
 from customfit.clipping import Clip, Gradient
 from customfit.compat import keras, tf
-from customfit.data import make_source, split_rows
+from customfit.data import check_worker_options, make_source, split_rows
 from customfit.gradients import apply_gradients
 from customfit.loop import run_epochs
 from customfit.session import TrainingSession
@@ -162,6 +162,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         *,
         early_stopping: Any = None,
         log_every: int | None = None,
+        **workers: Any,
     ) -> keras.callbacks.History:
         """Trains the model with the explicit loop of `customfit/loop.py`.
 
@@ -170,15 +171,19 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         after an exception, and logs are read from the device only when somebody looks at them.
 
         Args:
-            x: Inputs: arrays, tensors, nested structures of them, a `tf.data.Dataset`, or a generator of batches.
+            x: Inputs: arrays, tensors (also ragged and sparse), pandas, scipy sparse, nested structures of them; or
+                batches: a `tf.data.Dataset`, a generator, a `keras.utils.Sequence` (`PyDataset`), a torch
+                `DataLoader`, any other iterable.
             y: Targets, where `x` is inputs only.
-            batch_size: Rows in a batch. Defaults to 32.
+            batch_size: Rows in a batch. Defaults to what makes `steps_per_epoch` of them, else to 32.
             epochs: The epoch at which training ends. Defaults to 1.
             verbose: `0` silent, `1` a progress bar, `2` a line an epoch, `"auto"` as in `fit`.
             callbacks: Keras callbacks, or a `CallbackList`.
             validation_split: The share of rows, from the end of the arrays, to validate on.
-            validation_data: `(x, y)`, `(x, y, sample_weight)`, a dataset or a generator to validate on.
-            shuffle: Whether the rows of arrays come in a new order each epoch. Defaults to `True`.
+            validation_data: `(x, y)`, `(x, y, sample_weight)`, a dataset or other batches to validate on; or a dict of
+                such by name, whose logs are then `val_<name>_loss` and so on.
+            shuffle: Whether the rows of arrays come in a new order each epoch, `"batch"` within their batch only.
+                Defaults to `True`.
             class_weight: A weight for each class id.
             sample_weight: A weight for each row.
             initial_epoch: The epoch at which training begins. Defaults to 0.
@@ -189,6 +194,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             early_stopping: A patience in epochs, a dict of options of `customfit.EarlyStopping`, such an object, or
                 Keras's own callback. Unlike with Keras's, the weights of the best epoch are restored by default.
             log_every: Prints "Step 100: loss = 0.1234" every so many steps.
+            **workers: On Keras 2, `workers`, `use_multiprocessing` and `max_queue_size`, as in its `fit`.
 
         Returns:
             A `History`: `history.history` holds each metric's value after each epoch, `history.stop_reason` why early
@@ -204,6 +210,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         >>> model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"], global_clipnorm=1.0)
         >>> history = model.custom_fit(x, y, epochs=50, validation_split=0.2, early_stopping=3)
         """
+        check_worker_options(workers)
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = split_rows((x, y, sample_weight), validation_split)
         train_data = make_source(
@@ -216,6 +223,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             epochs=epochs - initial_epoch,
             class_weight=class_weight,
             model=self,
+            **workers,
         )
         session = TrainingSession(
             self,
@@ -228,6 +236,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             validation_freq=validation_freq,
             validation_steps=validation_steps,
             validation_batch_size=validation_batch_size or batch_size,
+            workers=workers,
             early_stopping=early_stopping,
             log_every=log_every,
         )

@@ -9,7 +9,7 @@ from typing import Any
 from customfit import compat
 from customfit.callbacks import LogEvery
 from customfit.compat import keras
-from customfit.data import Block, Source, make_validation_source
+from customfit.data import Block, Source, make_validation_sources
 from customfit.execution import compiled_steps
 from customfit.hooks import TestHooks, TrainHooks
 from customfit.stopping import EarlyStopping, make_early_stopping
@@ -28,10 +28,12 @@ class TrainingSession:
         steps_per_epoch: Steps in an epoch, for the progress bar. Defaults to `None`: not known.
         callbacks: Callbacks as in `fit`, or a `CallbackList`.
         verbose: `0`, `1`, `2` or `"auto"`, as in `fit`.
-        validation_data: Data for `validate`: as in `fit`, or a `Source`.
+        validation_data: Data for `validate`: as in `fit`, a `Source`, or a dict of such by name, whose logs are then
+            `val_<name>_loss` and so on.
         validation_freq: After which epochs to validate: every so many, or a list of epochs counted from 1.
         validation_steps: Batches in a validation pass. Defaults to all.
         validation_batch_size: Rows in a batch of validation data. Defaults to 32.
+        workers: Options of `keras.utils.Sequence` data, as `fit` of Keras 2 takes them.
         early_stopping: A patience in epochs, a dict of options, an `EarlyStopping`, or Keras's own.
         log_every: Prints a line of metrics every so many steps.
 
@@ -69,6 +71,7 @@ class TrainingSession:
         validation_freq: Any = 1,
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
+        workers: dict | None = None,
         early_stopping: Any = None,
         log_every: int | None = None,
     ):
@@ -91,13 +94,17 @@ class TrainingSession:
         self._initial_epoch = initial_epoch
         self._steps_per_epoch = steps_per_epoch
         self._validation_freq = validation_freq
-        self._validation_data = None
+        self._validation_data: dict[str, Source] = {}
         if validation_data is not None:
-            self._validation_data = make_validation_source(
-                validation_data, batch_size=validation_batch_size, steps=validation_steps, model=model
+            self._validation_data = make_validation_sources(
+                validation_data,
+                batch_size=validation_batch_size,
+                steps=validation_steps,
+                model=model,
+                **(workers or {}),
             )
         verbose = compat.verbosity(verbose)
-        self._stopping = make_early_stopping(early_stopping, validation_data is not None, verbose=int(verbose != 0))
+        self._stopping = make_early_stopping(early_stopping, list(self._validation_data), verbose=int(verbose != 0))
         own = [LogEvery(log_every)] if log_every is not None else []
         own += [self._stopping] if self._stopping is not None else []
         self.callbacks = self._callback_list(callbacks, own, verbose)
@@ -147,20 +154,24 @@ class TrainingSession:
         `end_epoch`, unless the body has called them. The last epoch is the one in which something asks to stop.
 
         Args:
-            data: The `Source` that is trained on, if it is one: without data left for an epoch, none begins.
+            data: The `Source` that is trained on, if it is one: it begins anew, and without data no epoch begins.
         """
         if not self._running:
             with self:
                 yield from self.epochs(data)
             return
+        if data is not None:
+            data.restart()
         for epoch in range(self._first_epoch(), self._epochs):
+            if data is not None and not data.has_more():
+                break
             self.begin_epoch(epoch)
             yield epoch
             if self._in_epoch:
                 if self.validates(epoch) and not self._validated:
                     self.validate()
                 self.end_epoch()
-            if self.should_stop or (data is not None and data.spent):
+            if self.should_stop:
                 break
 
     def begin_epoch(self, epoch: int) -> None:
@@ -215,7 +226,7 @@ class TrainingSession:
 
     def validates(self, epoch: int) -> bool:
         """Whether `validation_freq` has this epoch validated."""
-        if self._validation_data is None:
+        if not self._validation_data:
             return False
         if isinstance(self._validation_freq, int):
             return (epoch + 1) % self._validation_freq == 0
@@ -227,15 +238,25 @@ class TrainingSession:
         Returns:
             The logs, as numbers: `val_loss` and so on. They become part of the epoch's.
         """
-        if self._validation_data is None:
+        if not self._validation_data:
             raise ValueError("`validation_data` must be given to validate. Received: validation_data=None")
         training_logs = self._training_logs()  # before the metrics start again
+        validation_logs = {
+            f"{prefix}{name}": value
+            for prefix, source in self._validation_data.items()
+            for name, value in self._validate_on(source).items()
+        }
+        training_logs.update(validation_logs)
+        self._validated = True
+        return validation_logs
+
+    def _validate_on(self, data: Source) -> dict:
         compat.start_validation(self.model)
         self.callbacks.on_test_begin()
         self.model.reset_metrics()
-        self._validation_data.restart()
+        data.restart()
         logs: dict = {}
-        for block in self._validation_data.blocks(self.steps_per_execution):
+        for block in data.blocks(self.steps_per_execution):
             self._test_hooks.begin(block.begin)
             step_logs = self._steps.test.on_block(block)
             if step_logs is not None:
@@ -243,10 +264,7 @@ class TrainingSession:
                 self._test_hooks.end(compat.execution_end(block.begin, block.planned, block.done), logs)
         logs = self._metric_results(logs)
         self.callbacks.on_test_end(logs)
-        validation_logs = {f"val_{name}": value for name, value in logs.items()}
-        training_logs.update(validation_logs)
-        self._validated = True
-        return validation_logs
+        return logs
 
     def log(self, **values: Any) -> None:
         """Adds values of your own to this epoch's logs, where History, callbacks and early stopping find them."""

@@ -207,12 +207,12 @@ class EarlyStopping(keras.callbacks.Callback):
         )
 
 
-def make_early_stopping(option: Any, validates: bool, verbose: int) -> keras.callbacks.Callback | None:
+def make_early_stopping(option: Any, validation: list[str], verbose: int) -> keras.callbacks.Callback | None:
     """The callback that `custom_fit(early_stopping=option)` asks for.
 
     Args:
         option: `None`, a patience in epochs, a dict of options of `EarlyStopping`, an `EarlyStopping`, or Keras's own.
-        validates: Whether there is validation data.
+        validation: The prefixes of the logs of each set of validation data.
         verbose: Whether an `EarlyStopping` that is made here prints.
 
     Returns:
@@ -240,8 +240,8 @@ def make_early_stopping(option: Any, validates: bool, verbose: int) -> keras.cal
             f"own. Received: early_stopping={option!r}"
         )
     if stopping.monitor is None or getattr(stopping, "monitor_is_default", False):
-        stopping.monitor = "val_loss" if validates else "loss"
-    if stopping.monitor.startswith("val_") and not validates:
+        stopping.monitor = f"{validation[0]}loss" if validation else "loss"
+    if stopping.monitor.startswith("val_") and not validation:
         raise ValueError(
             "`early_stopping` must monitor a metric of training where there is no validation data. Received: "
             f"monitor={stopping.monitor!r}"

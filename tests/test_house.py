@@ -19,8 +19,12 @@ LAYERS = [
     {"session"},
     {"loop"},
     {"model"},
+    {"testing"},
     {"__init__"},
 ]
+
+
+ALLOWED = ("_compiled_steps", "_replace")  # ours, and one of every NamedTuple
 
 
 def modules():
@@ -58,7 +62,7 @@ def test_nothing_private_and_no_version_outside_compat(path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
             owner = ast.unparse(node.value)
-            assert owner in ("self", "cls", "_KeepsItsBases") or node.attr == "_compiled_steps", f"{owner}.{node.attr}"
+            assert owner in ("self", "cls", "_KeepsItsBases") or node.attr in ALLOWED, f"{owner}.{node.attr}"
 
 
 def test_the_loop_fits_on_one_screen():

@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Iterator
-from typing import Any
-
-import numpy as np
 
 from customfit import compat
 from customfit.compat import keras, tf
-from customfit.data.source import Block
+from customfit.data.rows import count_rows, gather, to_tensor
+from customfit.data.source import Block, warn_of_short_epoch
 
 DEFAULT_BATCH_SIZE = 32
-
-
-def are_arrays(*structures: Any) -> bool:
-    """Whether every leaf of the structures is a NumPy array or an eager tensor, and there is one at least."""
-    leaves = [leaf for leaf in tf.nest.flatten(structures) if leaf is not None]
-    return bool(leaves) and all(
-        (isinstance(leaf, np.ndarray) and leaf.dtype != object) or (tf.is_tensor(leaf) and isinstance(leaf, tf.Tensor))
-        for leaf in leaves
-    )
 
 
 class ArraySource:
@@ -36,42 +24,54 @@ class ArraySource:
         x: Inputs: an array or tensor of shape `(rows, ...)`, or a nested structure of them.
         y: Targets, likewise, or `None`.
         sample_weight: Weights, likewise, or `None`.
-        batch_size: Rows in a batch; the last batch of a pass over the data may have fewer.
-        shuffle: Whether the order is drawn anew for each pass.
+        batch_size: Rows in a batch; the last batch of a pass over the data may have fewer. Defaults to what makes
+            `steps_per_epoch` of them, else to 32.
+        shuffle: Whether the order is drawn anew for each pass. With `"batch"`, rows stay within their batch.
         steps_per_epoch: Steps in an epoch. With fewer than the data has, the next epoch goes on where this one ends.
+        epochs: How many epochs will be asked for.
     """
 
-    def __init__(self, x, y=None, sample_weight=None, *, batch_size=None, shuffle=False, steps_per_epoch=None):
-        self.batch_size = DEFAULT_BATCH_SIZE if batch_size is None else int(batch_size)
+    def __init__(
+        self, x, y=None, sample_weight=None, *, batch_size=None, shuffle=False, steps_per_epoch=None, epochs=1
+    ):
         self.rows = count_rows(x=x, y=y, sample_weight=sample_weight)
-        self.spent = False
+        if batch_size is None:
+            batch_size = math.ceil(self.rows / steps_per_epoch) if steps_per_epoch else DEFAULT_BATCH_SIZE
+        self.batch_size = int(batch_size)
         self._pass_steps = math.ceil(self.rows / self.batch_size)
-        self.steps = min(steps_per_epoch or self._pass_steps, self._pass_steps)
-        if steps_per_epoch and steps_per_epoch > self._pass_steps:
-            warnings.warn(
-                f"`steps_per_epoch` asks for more steps than the data has: epochs end after {self._pass_steps} of "
-                f"{steps_per_epoch} steps.",
-                stacklevel=3,
-            )
+        self.steps = steps_per_epoch or self._pass_steps
         if sample_weight is not None and tf.nest.is_nested(y) and not tf.nest.is_nested(sample_weight):
             sample_weight = tf.nest.map_structure(lambda _: sample_weight, y)  # one weight for every output
         batch = keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
-        self._arrays = tf.nest.map_structure(lambda leaf: None if leaf is None else _to_tensor(leaf), batch)
+        self._arrays = tf.nest.map_structure(lambda leaf: None if leaf is None else to_tensor(leaf), batch)
         self._fetch = _Gather(self.batch_size, ragged=self.rows % self.batch_size != 0)
-        self._orders = _orders(self.rows, shuffle)
+        self._orders = _orders(self.rows, self.batch_size, shuffle)
+        # What becomes of an epoch that is longer than what is left of a pass over the data differs, as in `fit`:
+        # Keras 2 goes through `epochs` passes as one stream, Keras 3 ends the epoch.
+        self._streams = compat.streams_epochs()
+        self._passes = epochs if self._streams else math.inf
         self.restart()
 
     def restart(self) -> None:
         """Has the next epoch begin with the first batch of a pass, whatever was left of the last one."""
         self._order = None
         self._next = 0  # the next step within the current pass
+        self._passes_left = self._passes
+
+    def has_more(self) -> bool:
+        """Whether there is data for a further epoch."""
+        return self._passes_left > 0 or self._next < self._pass_steps
 
     def blocks(self, size: int) -> Iterator[Block]:
         """The next epoch's steps, in blocks of at most `size`; none crosses from one pass over the data to the next."""
         begin = 0
         while begin < self.steps:
             if self._order is None or self._next == self._pass_steps:
+                if self._passes_left == 0 or (begin > 0 and not self._streams):
+                    warn_of_short_epoch(begin, self.steps)
+                    break
                 self._order, self._next = next(self._orders), 0
+                self._passes_left -= 1
             count = min(size, self.steps - begin, self._pass_steps - self._next)
             feed, first = (self._arrays, self._order), self._next
             self._next += count
@@ -92,88 +92,19 @@ class _Gather:
         rows = order[begin : begin + self.batch_size]
         if not self.ragged:
             rows = tf.ensure_shape(rows, [self.batch_size])
-        return tf.nest.map_structure(lambda array: None if array is None else tf.gather(array, rows), arrays)
+        return tf.nest.map_structure(lambda array: None if array is None else gather(array, rows), arrays)
 
 
-def _orders(rows: int, shuffle: bool) -> Iterator[tf.Tensor]:
+def _orders(rows: int, batch_size: int, shuffle: bool | str) -> Iterator[tf.Tensor]:
     """The order of the rows in each pass.
 
     Under a global seed an op inside a tf.data map draws the same numbers whatever was drawn eagerly before: so the
-    orders are those that `fit` of Keras 2 draws in a map of its own.
+    orders are those that `fit` of Keras 2 draws in a map of its own. With `shuffle="batch"` they are those of Keras 3
+    in its first epoch, since Keras 2 shuffles inputs and targets apart from each other there.
     """
+    if shuffle == "batch":
+        batches = tf.data.Dataset.range(rows).batch(batch_size).repeat().map(tf.random.shuffle)
+        return iter(batches.unbatch().batch(rows))
     if shuffle:
         return iter(tf.data.Dataset.range(1).repeat().map(lambda _: tf.random.shuffle(tf.range(rows, dtype=tf.int64))))
     return iter(tf.data.Dataset.from_tensors(tf.range(rows, dtype=tf.int64)).repeat())
-
-
-def _to_tensor(array):
-    floating = array.dtype.is_floating if tf.is_tensor(array) else np.issubdtype(array.dtype, np.floating)
-    if floating and (compat.casts_tensors() or not tf.is_tensor(array)):
-        return tf.cast(array, keras.backend.floatx())
-    return tf.convert_to_tensor(array)
-
-
-def count_rows(**structures: Any) -> int:
-    """The number of rows that all the arrays have.
-
-    Raises:
-        ValueError: If they differ, or there are none.
-    """
-    counts: dict[str, list] = {
-        name: [leaf.shape[0] if len(leaf.shape) else None for leaf in tf.nest.flatten(structure) if leaf is not None]
-        for name, structure in structures.items()
-        if structure is not None
-    }
-    received = ", ".join(f"{name}: {', '.join(map(str, rows))}" for name, rows in counts.items())
-    every = {rows for group in counts.values() for rows in group}
-    if len(every) != 1 or None in every:
-        raise ValueError(f"Arrays must all have the same number of rows. Received: {received}")
-    rows = every.pop()
-    if rows == 0:
-        raise ValueError(f"Arrays must have at least one row. Received: {received}")
-    return rows
-
-
-def split_rows(arrays: Any, validation_split: float) -> tuple[Any, Any]:
-    """Splits `(x, y, sample_weight)` into the first rows and the last share of them, as `fit` does.
-
-    Args:
-        arrays: A nested structure of arrays and tensors.
-        validation_split: The share of rows, between 0 and 1, that goes into the second part.
-
-    Returns:
-        Two structures like `arrays`.
-    """
-    rows = count_rows(data=arrays)
-    split = math.floor(rows * (1.0 - validation_split))
-    if not 0 < split < rows:
-        raise ValueError(
-            f"`validation_split` must leave rows to train on and to validate on. Received: validation_split="
-            f"{validation_split} of {rows} rows"
-        )
-
-    def part(rows):
-        return tf.nest.map_structure(lambda leaf: None if leaf is None else leaf[rows], arrays)
-
-    return part(slice(None, split)), part(slice(split, None))
-
-
-def weigh_classes(y: Any, sample_weight: Any | None, class_weight: dict) -> np.ndarray:
-    """Sample weights in which each row counts as its class does, times its own weight where it has one.
-
-    Args:
-        y: Class ids of shape `(rows,)` or `(rows, 1)`, or one-hot rows of shape `(rows, classes)`.
-        sample_weight: Weights of shape `(rows,)`, or `None`.
-        class_weight: A weight for each class id; a class that is missing counts 1.
-
-    Returns:
-        Weights of shape `(rows,)`.
-    """
-    if tf.nest.is_nested(y):
-        raise ValueError("`class_weight` can be used with a single output only. Received: several targets in `y`")
-    y = np.asarray(y)
-    ids = y.argmax(axis=1) if y.ndim == 2 and y.shape[1] > 1 else y.reshape(len(y))
-    weights = np.ones(len(y), dtype=keras.backend.floatx())
-    for class_id, weight in class_weight.items():
-        weights[ids.astype("int64") == int(class_id)] = weight
-    return weights if sample_weight is None else weights * np.asarray(sample_weight)

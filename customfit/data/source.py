@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from typing import Any, Callable, Protocol
 
@@ -43,11 +44,20 @@ class Source(Protocol):
     steps: int | None
     """Steps in an epoch, or `None` where that is not known yet."""
 
-    spent: bool
-    """Whether the data has ended for good: no further epoch can be had."""
+    def has_more(self) -> bool:
+        """Whether there is data for a further epoch; it warns where an epoch is asked for in vain."""
 
     def restart(self) -> None:
         """Has the next epoch begin with the first batch, whatever was left of the last one."""
 
     def blocks(self, size: int) -> Iterator[Block]:
         """The next epoch's steps, in blocks of at most `size`."""
+
+
+def warn_of_short_epoch(seen: int, steps: int | None) -> None:
+    """Warns that the data has ended before the epoch, as `fit` does."""
+    warnings.warn(
+        f"Your input ran out of data; the epoch ends after {seen} of {steps} steps. Make sure that your dataset or "
+        "generator can generate at least `steps_per_epoch * epochs` batches. You may need `.repeat()`.",
+        stacklevel=2,
+    )
