@@ -7,6 +7,7 @@ private; ``tests/test_compat.py`` fails on the day one of those private names go
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import math
@@ -249,6 +250,14 @@ def start_training(model, initial_epoch: int, steps_per_epoch: int | None) -> Ca
     return lambda: model._maybe_load_initial_counters_from_ckpt(steps_per_epoch, initial_epoch)[0]
 
 
+def compiled_trainable_state(model) -> contextlib.AbstractContextManager:
+    """Has layers be trainable as they were at `compile()`, which is what `fit` of Keras 2 goes by."""
+    if IS_KERAS_3:
+        return contextlib.nullcontext()
+    package = keras.Model.__module__.rpartition(".")[0]
+    return importlib.import_module(f"{package}.training_utils").RespectCompiledTrainableState(model)
+
+
 def start_validation(model) -> None:
     """Prepares the model's counters for a validation pass."""
     if not IS_KERAS_3:
@@ -357,18 +366,21 @@ def keras_data(
             on_restart=adapter.on_epoch_end if KERAS_VERSION >= (3, 7) else _nothing,
         )
     package = keras.Model.__module__.rpartition(".")[0]
-    handler = importlib.import_module(f"{package}.data_adapter").get_data_handler(
-        x=x,
-        y=y,
-        sample_weight=sample_weight,
-        batch_size=batch_size,
-        steps_per_epoch=steps_per_epoch,
-        epochs=epochs,
-        shuffle=shuffle,
-        class_weight=class_weight,
-        model=model,
-        **workers,
-    )
+    try:
+        handler = importlib.import_module(f"{package}.data_adapter").get_data_handler(
+            x=x,
+            y=y,
+            sample_weight=sample_weight,
+            batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
+            epochs=epochs,
+            shuffle=shuffle,
+            class_weight=class_weight,
+            model=model,
+            **workers,
+        )
+    except StopIteration:  # it asks a generator for its first batch
+        raise ValueError("The data must give at least one batch. Received: none") from None
     return KerasData(
         dataset=handler._dataset,
         iterators=_iterators(handler._dataset, unused_before=handler._adapter.should_recreate_iterator()),

@@ -26,6 +26,11 @@ class CompiledStep:
 
         def counted_step(data):
             logs = model.distribute_strategy.run(step, args=(data,))
+            if not isinstance(logs, dict):
+                name = "train_step" if training else "test_step"
+                raise TypeError(
+                    f"`{name}` must return a dict of logs. Received: {logs!r} of type {type(logs).__name__}"
+                )
             compat.count_step(model, training)
             return logs
 

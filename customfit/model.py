@@ -287,6 +287,37 @@ class CustomTrainModel(CustomTrainMixin, keras.Model, metaclass=_KeepsItsBases):
             cls = CustomTrainFunctional
         return super().__new__(cls, *args, **kwargs)
 
+    @classmethod
+    def from_model(cls, model: keras.Model) -> CustomTrainModel:
+        """Gives a functional or Sequential Keras model, such as a pretrained one, the steps and the loop.
+
+        Args:
+            model: The model. Its layers are shared: what trains one, trains the other.
+
+        Returns:
+            A `CustomTrainModel` (or of the class that this is called on) of the same layers, to be compiled.
+
+        Raises:
+            TypeError: If the model is subclassed: then its class takes `CustomTrainMixin` as a base.
+            ValueError: If the model is not built.
+
+        Example:
+
+        >>> model = CustomTrainModel.from_model(keras.applications.MobileNetV2())
+        """
+        if not isinstance(model, (compat.functional_class(), keras.Sequential)):
+            raise TypeError(
+                "The model must be functional or Sequential. A subclassed model gets the loop by its class: "
+                f"`class {type(model).__name__}(CustomTrainMixin, keras.Model)`. Received: a {type(model).__name__}"
+            )
+        if not model.built or not model.inputs:
+            raise ValueError(
+                "The model must be built: give it a `keras.Input`, or call it on a batch. Received: a model that is not"
+            )
+        sequential = isinstance(model, keras.Sequential)
+        inputs, outputs = (model.inputs, model.outputs) if sequential else (model.input, model.output)
+        return cls(inputs, outputs, name=model.name)
+
 
 @compat.register_keras_serializable
 class CustomTrainFunctional(CustomTrainModel, compat.functional_class()):  # type: ignore[misc]

@@ -111,6 +111,7 @@ class TrainingSession:
         self._train_hooks = TrainHooks(self.callbacks)
         self._test_hooks = TestHooks(self.callbacks)
         self._steps = compiled_steps(model)
+        self._trainable_state = compat.compiled_trainable_state(model)
         self._running = False
         self._in_epoch = False
         self._first_epoch = lambda: initial_epoch
@@ -123,6 +124,7 @@ class TrainingSession:
 
     def __enter__(self) -> TrainingSession:
         self._running = True
+        self._trainable_state.__enter__()
         try:
             self._first_epoch = compat.start_training(self.model, self._initial_epoch, self._steps_per_epoch)
             self.callbacks.on_train_begin()
@@ -140,8 +142,9 @@ class TrainingSession:
                 compat.finish_training(self.model)
         finally:
             self._running = self._in_epoch = False
+            self._trainable_state.__exit__(None, None, None)
             try:
-                self.callbacks.on_train_end(self._final_logs)
+                self._end_callbacks(ended_well)
             finally:
                 if isinstance(self._stopping, EarlyStopping):
                     self._stopping.restore()  # even where another callback's `on_train_end` raised before it
@@ -286,6 +289,15 @@ class TrainingSession:
     def history(self) -> keras.callbacks.History:
         """The losses and metrics of each epoch."""
         return next(c for c in self.callbacks.callbacks if isinstance(c, keras.callbacks.History))
+
+    def _end_callbacks(self, ended_well: bool) -> None:
+        if ended_well:
+            self.callbacks.on_train_end(self._final_logs)
+            return
+        for callback in self.callbacks.callbacks:
+            # At the end of training this one deletes its backup, which is for training that was cut off.
+            if not isinstance(callback, keras.callbacks.BackupAndRestore):
+                callback.on_train_end(self._final_logs)
 
     def _callback_list(self, callbacks: Any, own: list, verbose: int | str) -> keras.callbacks.CallbackList:
         if isinstance(callbacks, keras.callbacks.CallbackList):

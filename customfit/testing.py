@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any, Callable
 
 import numpy as np
@@ -143,7 +144,10 @@ class _State:
 
     @classmethod
     def of(cls, model: keras.Model, history: keras.callbacks.History) -> _State:
-        return cls(_variables(model), {**history.history, "epochs": history.epoch})
+        # Without the number that Keras adds to the name of a second metric "auc" in one process.
+        short = {re.sub(r"_\d+$", "", name): values for name, values in history.history.items()}
+        logs = short if len(short) == len(history.history) else history.history
+        return cls(_variables(model), {**logs, "epochs": history.epoch})
 
     def difference(self, other: _State, rtol: float) -> str | None:
         """The first thing that differs, in words."""

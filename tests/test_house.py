@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import support_table
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "customfit"
 
@@ -73,3 +75,9 @@ def test_the_readme_quotes_the_loop_as_it_is():
     loop = (PACKAGE / "loop.py").read_text()
     function = loop[loop.index("def run_epochs") :].strip()
     assert f"```python\n{function}\n```" in (ROOT / "README.md").read_text()
+
+
+def test_the_readme_s_table_is_what_the_tests_cover():
+    readme = (ROOT / "README.md").read_text()
+    begin, end = readme.index(support_table.BEGIN) + len(support_table.BEGIN), readme.index(support_table.END)
+    assert readme[begin:end] == support_table.table(), "run `python tests/support_table.py`"
