@@ -288,7 +288,7 @@ class CustomTrainModel(CustomTrainMixin, keras.Model, metaclass=_KeepsItsBases):
         return super().__new__(cls, *args, **kwargs)
 
     @classmethod
-    def from_model(cls, model: keras.Model) -> CustomTrainModel:
+    def from_model(cls, model: Any) -> CustomTrainModel:
         """Gives a functional or Sequential Keras model, such as a pretrained one, the steps and the loop.
 
         Args:

@@ -121,8 +121,9 @@ def test_terminate_on_nan(steps_per_execution):
     x[40] = np.nan
 
     def run(how, base):
-        arguments = {"x": x, "y": Y[:64], "callbacks": [callbacks.TerminateOnNaN()]}
-        return train(models.dense, how, arguments, base=base, steps_per_execution=steps_per_execution)
+        arguments = {"x": x, "y": X[:64, :3], "callbacks": [callbacks.TerminateOnNaN()]}
+        options = {"loss": "mse", "steps_per_execution": steps_per_execution}
+        return train(models.dense, how, arguments, base=base, **options)
 
     ours, theirs = run("custom_fit", CustomTrainModel), run("fit", keras.Model)
     assert ours[1].epoch == theirs[1].epoch == [0]

@@ -70,7 +70,8 @@ def test_saved_model(kind, tmp_path):
     expected = np.asarray(model(tf.constant(X), training=False))
     if compat.IS_KERAS_3:
         model.export(path)
-        served = tf.saved_model.load(path).serve
+        exported = tf.saved_model.load(path)
+        served = exported.serve
     else:
         model.save(path, save_format="tf")
         served = keras.models.load_model(path)
