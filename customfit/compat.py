@@ -346,15 +346,16 @@ def keras_data(
                 f"not to `custom_fit`, in Keras 3. Received: {workers}"
             )
         adapters = importlib.import_module("keras.src.trainers.data_adapters")
-        adapter = adapters.get_data_adapter(
-            x=x,
-            y=y,
-            sample_weight=sample_weight,
-            batch_size=batch_size,
-            steps_per_epoch=steps_per_epoch,
-            shuffle=shuffle,
-            class_weight=class_weight,
-        )
+        with _some_data():
+            adapter = adapters.get_data_adapter(
+                x=x,
+                y=y,
+                sample_weight=sample_weight,
+                batch_size=batch_size,
+                steps_per_epoch=steps_per_epoch,
+                shuffle=shuffle,
+                class_weight=class_weight,
+            )
         dataset, num_batches = adapter.get_tf_dataset(), _finite(adapter.num_batches)
         return KerasData(
             dataset=dataset,
@@ -366,7 +367,7 @@ def keras_data(
             on_restart=adapter.on_epoch_end if KERAS_VERSION >= (3, 7) else _nothing,
         )
     package = keras.Model.__module__.rpartition(".")[0]
-    try:
+    with _some_data():
         handler = importlib.import_module(f"{package}.data_adapter").get_data_handler(
             x=x,
             y=y,
@@ -379,8 +380,6 @@ def keras_data(
             model=model,
             **workers,
         )
-    except StopIteration:  # it asks a generator for its first batch
-        raise ValueError("The data must give at least one batch. Received: none") from None
     return KerasData(
         dataset=handler._dataset,
         iterators=_iterators(handler._dataset, unused_before=handler._adapter.should_recreate_iterator()),
@@ -390,6 +389,15 @@ def keras_data(
         on_epoch_end=handler._adapter.on_epoch_end,
         on_restart=_nothing,
     )
+
+
+@contextlib.contextmanager
+def _some_data():
+    """The adapters ask a generator for its first batches, and differ in what they raise where there are none."""
+    try:
+        yield
+    except (StopIteration, IndexError) as error:
+        raise ValueError(f"The data must give at least one batch. Received: none ({error!r})") from error
 
 
 def _nothing() -> None:

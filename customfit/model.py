@@ -305,7 +305,8 @@ class CustomTrainModel(CustomTrainMixin, keras.Model, metaclass=_KeepsItsBases):
 
         >>> model = CustomTrainModel.from_model(keras.applications.MobileNetV2())
         """
-        if not isinstance(model, (compat.functional_class(), keras.Sequential)):
+        functional_or_sequential: Any = (compat.functional_class(), keras.Sequential)
+        if not isinstance(model, functional_or_sequential):
             raise TypeError(
                 "The model must be functional or Sequential. A subclassed model gets the loop by its class: "
                 f"`class {type(model).__name__}(CustomTrainMixin, keras.Model)`. Received: a {type(model).__name__}"

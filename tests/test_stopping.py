@@ -352,42 +352,44 @@ def test_mode_auto_refuses_a_name_that_does_not_tell(name):
 
 @pytest.mark.parametrize("option", [None, False])
 def test_nothing_is_no_early_stopping(option):
-    assert make_early_stopping(option, True, 1) is None
+    assert make_early_stopping(option, ["val_"], 1) is None
 
 
 @pytest.mark.parametrize("option", [0, 3, np.int64(3)])
 def test_an_int_is_a_patience(option):
-    stopping = make_early_stopping(option, True, 1)
+    stopping = make_early_stopping(option, ["val_"], 1)
     assert isinstance(stopping, EarlyStopping)
     assert stopping.patience == option
 
 
 def test_a_dict_is_options():
-    stopping = make_early_stopping({"monitor": "val_accuracy", "patience": 4, "min_delta": 0.5}, True, 1)
+    stopping = make_early_stopping({"monitor": "val_accuracy", "patience": 4, "min_delta": 0.5}, ["val_"], 1)
     assert isinstance(stopping, EarlyStopping)
     assert (stopping.monitor, stopping.patience, stopping.min_delta) == ("val_accuracy", 4, 0.5)
 
 
 def test_the_users_dict_is_not_changed():
     option = {"patience": 4}
-    make_early_stopping(option, True, 1)
+    make_early_stopping(option, ["val_"], 1)
     assert option == {"patience": 4}
 
 
 @pytest.mark.parametrize("verbose", [0, 1])
 def test_verbose_is_handed_on_unless_the_dict_has_its_own(verbose):
-    assert make_early_stopping(3, True, verbose).verbose == verbose
-    assert make_early_stopping({"patience": 3}, True, verbose).verbose == verbose
-    assert make_early_stopping({"patience": 3, "verbose": 0}, True, verbose).verbose == 0
+    assert make_early_stopping(3, ["val_"], verbose).verbose == verbose
+    assert make_early_stopping({"patience": 3}, ["val_"], verbose).verbose == verbose
+    assert make_early_stopping({"patience": 3, "verbose": 0}, ["val_"], verbose).verbose == 0
 
 
 @pytest.mark.parametrize("cls", [EarlyStopping, keras.callbacks.EarlyStopping])
 def test_an_object_is_taken_as_it_is(cls):
     stopping = cls(monitor="loss", patience=3)
-    assert make_early_stopping(stopping, False, 1) is stopping
+    assert make_early_stopping(stopping, [], 1) is stopping
 
 
-@pytest.mark.parametrize(("validates", "monitor"), [(True, "val_loss"), (False, "loss")])
+@pytest.mark.parametrize(
+    ("validates", "monitor"), [(["val_"], "val_loss"), ([], "loss"), (["val_near_", "val_far_"], "val_near_loss")]
+)
 @pytest.mark.parametrize("option", [2, {"patience": 2}])
 def test_the_default_monitor_is_val_loss_only_with_validation(option, validates, monitor):
     assert make_early_stopping(option, validates, 1).monitor == monitor
@@ -395,26 +397,26 @@ def test_the_default_monitor_is_val_loss_only_with_validation(option, validates,
 
 def test_the_default_monitor_of_an_object_is_chosen_anew_for_each_run():
     stopping = EarlyStopping(patience=2)
-    monitors = [make_early_stopping(stopping, validates, 1).monitor for validates in (False, True, False)]
+    monitors = [make_early_stopping(stopping, validates, 1).monitor for validates in (False, ["val_"], False)]
     assert monitors == ["loss", "val_loss", "loss"]
 
 
 @pytest.mark.parametrize("option", ["3", "val_loss", -1, True, 3.5, [3], keras.callbacks.EarlyStopping])
 def test_any_other_option_is_refused(option):
     with pytest.raises(ValueError, match="`early_stopping` must be") as error:
-        make_early_stopping(option, True, 1)
+        make_early_stopping(option, ["val_"], 1)
     assert f"early_stopping={option!r}" in str(error.value)
 
 
 def test_a_misspelt_option_in_a_dict_is_refused():
     with pytest.raises(ValueError, match="`early_stopping` must hold options") as error:
-        make_early_stopping({"patiense": 3}, True, 1)
+        make_early_stopping({"patiense": 3}, ["val_"], 1)
     assert "patiense" in str(error.value)
 
 
 def test_a_wrong_option_in_a_dict_is_refused_by_its_own_name():
     with pytest.raises(ValueError, match="`patience` must be"):
-        make_early_stopping({"patience": -1}, True, 1)
+        make_early_stopping({"patience": -1}, ["val_"], 1)
 
 
 @pytest.mark.parametrize(
@@ -424,7 +426,7 @@ def test_a_wrong_option_in_a_dict_is_refused_by_its_own_name():
 )
 def test_a_monitor_of_validation_is_refused_without_validation(option):
     with pytest.raises(ValueError, match="no validation data.*monitor='val_"):
-        make_early_stopping(option, False, 1)
+        make_early_stopping(option, [], 1)
 
 
 # --------------------------------------------------------------------------------------------------- in a real model

@@ -117,11 +117,11 @@ def test_early_stopping(tmp_path):
 
 @pytest.mark.parametrize("steps_per_execution", [1, 2])
 def test_terminate_on_nan(steps_per_execution):
-    x = X[:64].copy()
-    x[40] = np.nan
+    y = X[:64, :3].copy()
+    y[40] = np.nan
 
     def run(how, base):
-        arguments = {"x": x, "y": X[:64, :3], "callbacks": [callbacks.TerminateOnNaN()]}
+        arguments = {"x": X[:64], "y": y, "callbacks": [callbacks.TerminateOnNaN()]}
         options = {"loss": "mse", "steps_per_execution": steps_per_execution}
         return train(models.dense, how, arguments, base=base, **options)
 

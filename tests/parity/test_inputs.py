@@ -14,6 +14,8 @@ SPARSE = X * (X > 0.6)
 RNG = np.random.RandomState(1)
 WORDS = [list(RNG.randint(0, 10, RNG.randint(1, 6))) for _ in X]
 supports = pytest.mark.supports
+# Where the data ends with an epoch of `steps_per_epoch`, `fit` of these trains the next epoch on no batch at all.
+LOSES_EPOCHS = compat.IS_KERAS_3 and compat.KERAS_VERSION < (3, 7)
 
 
 def from_sparse(cls):
@@ -101,6 +103,11 @@ def test_lists_of_numbers():
     assert_equal(train(models.dense, "custom_fit", lists), arrays)
 
 
+def flat_inputs(cls):
+    model = nested_inputs(keras.Model)
+    return cls(model.inputs, model.outputs)
+
+
 def nested_inputs(cls):
     left, right, more = keras.Input((4,), name="left"), keras.Input((2,), name="right"), keras.Input((2,), name="more")
     hidden = layers.Dense(16, activation="relu")(layers.Concatenate()([left, right, more]))
@@ -109,10 +116,14 @@ def nested_inputs(cls):
 
 
 @supports("Data", "nested dicts, lists and tuples of them")
-def test_nested_structures():
-    arguments = {"x": [X[:, :4], [X[:, 4:6], X[:, 6:]]], "y": [Y, X[:, :1]], "validation_split": 0.2}
+@pytest.mark.parametrize("nested", [False, True])
+def test_nested_structures(nested):
+    if nested and LOSES_EPOCHS:
+        pytest.skip("functional models of this Keras take no nested inputs")
+    x = [X[:, :4], [X[:, 4:6], X[:, 6:]]] if nested else (X[:, :4], X[:, 4:6], X[:, 6:])
+    arguments = {"x": x, "y": [Y, X[:, :1]], "validation_split": 0.2}
     options = {"loss": ["sparse_categorical_crossentropy", "mse"], "metrics": [["accuracy"], ["mae"]]}
-    assert_parity(nested_inputs, arguments, **options)
+    assert_parity(nested_inputs if nested else flat_inputs, arguments, **options)
 
 
 @supports("Data", "one `sample_weight` for several outputs, or one each")
@@ -135,7 +146,8 @@ def test_sample_weight_of_several_outputs(each):
 @supports("Data", "`batch_size` from `steps_per_epoch`")
 @pytest.mark.parametrize("steps", [4, 5])
 def test_steps_without_a_batch_size_divide_the_rows(steps):
-    assert_parity(models.dense, {"x": X, "y": Y, "steps_per_epoch": steps, "batch_size": None})
+    epochs = 1 if LOSES_EPOCHS else 3
+    assert_parity(models.dense, {"x": X, "y": Y, "steps_per_epoch": steps, "batch_size": None, "epochs": epochs})
 
 
 # ------------------------------------------------------------------------------------------------------- batches
@@ -178,7 +190,10 @@ class Still(Batches):
 @pytest.mark.parametrize("steps", [3, 5])
 @pytest.mark.filterwarnings("ignore:.*ran out of data")
 def test_sequence_by_steps(steps):
-    assert_parity(models.dropout, lambda: {"x": Still(), "steps_per_epoch": steps, "batch_size": None, "epochs": 2})
+    epochs = 1 if LOSES_EPOCHS else 2
+    assert_parity(
+        models.dropout, lambda: {"x": Still(), "steps_per_epoch": steps, "batch_size": None, "epochs": epochs}
+    )
 
 
 @supports("Data", "`Sequence` workers, as threads or processes")

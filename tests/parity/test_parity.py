@@ -10,8 +10,10 @@ from tests.parity.compare import SEED, assert_equal, assert_parity, train
 
 X, Y = models.rows()  # 70 rows: batches of 16 leave a ragged last one
 ROWS = {"x": X, "y": Y}
+supports = pytest.mark.supports
 
 
+@supports("Models", "functional, subclassed; dropout, batch normalisation, regularisers; a ragged last batch")
 @pytest.mark.parametrize("build", [models.dense, models.dropout, models.batch_norm, models.l2, models.subclassed])
 @pytest.mark.parametrize("steps_per_execution", [1, 4])
 def test_models_and_ragged_last_batch(build, steps_per_execution):
@@ -28,6 +30,7 @@ def test_steps_per_execution_that_divides_the_epoch(build):
     assert_parity(build, {"x": X[:64], "y": Y[:64]}, steps_per_execution=4)
 
 
+@supports("Models", "Sequential")
 def test_sequential():
     def build(base):
         sequential = CustomTrainSequential if base is CustomTrainModel else keras.Sequential
@@ -64,6 +67,7 @@ def test_mixed_precision():
         keras.mixed_precision.set_global_policy("float32")
 
 
+@supports("Data", "`sample_weight`, `class_weight`")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_sample_weight(dtype):
     weights = np.linspace(0, 2, len(X)).astype(dtype)
@@ -102,6 +106,10 @@ def test_embedding():
     assert_parity(models.embedding, {"x": (X * 10).astype("int32"), "y": Y})
 
 
+@supports(
+    "Validation",
+    "`validation_split`, `validation_data`, `validation_freq`, `validation_steps`, `validation_batch_size`",
+)
 @pytest.mark.parametrize("validation_freq", [1, 2, [1, 3]])
 def test_validation_split_and_frequency(validation_freq):
     assert_parity(models.dropout, {**ROWS, "validation_split": 0.3, "validation_freq": validation_freq})
@@ -128,6 +136,7 @@ def test_add_loss_counts():
     assert_parity(build, ROWS)
 
 
+@supports("Models", "`initial_epoch`, further calls, `fit()` and `custom_fit()` in turns")
 def test_initial_epoch():
     assert_parity(models.dense, {**ROWS, "initial_epoch": 1})
 
@@ -175,6 +184,7 @@ def batches(shuffle_seed=None, unknown_size=False, repeat=False):
     return data.repeat() if repeat else data
 
 
+@supports("Data", "`tf.data.Dataset`: finite, of unknown size, endless, shuffled by a seed")
 def test_dataset():
     assert_parity(models.dropout, lambda: {"x": batches(), "validation_data": batches(), "batch_size": None})
 
@@ -240,6 +250,7 @@ def test_shuffled_rows_come_in_the_order_of_fit():
     assert_parity(models.dropout, {**ROWS, "shuffle": True, "epochs": epochs})
 
 
+@supports("Data", "`shuffle=True`: a new order each epoch, also after `set_random_seed`", fit="Keras 2")
 def test_shuffled_rows_come_in_a_new_order_each_epoch():
     def orders(how):
         seen = []

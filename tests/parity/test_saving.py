@@ -64,7 +64,10 @@ def test_keras_file(kind, options, tmp_path):
 @supports("Saving", "SavedModel export")
 @pytest.mark.parametrize("kind", BUILDS)
 def test_saved_model(kind, tmp_path):
-    """What is exported predicts the same, and the model that was exported trains on as if nothing had been."""
+    """What is exported predicts the same, and the model that was exported trains on as if nothing had been.
+
+    Keras 2 loads it as the class that it was; without the optimizer's state, as a plain `keras.Model`.
+    """
     model, twin = trained(BUILDS[kind]), trained(BUILDS[kind])
     path = os.fspath(tmp_path / "exported")
     expected = np.asarray(model(tf.constant(X), training=False))
@@ -78,8 +81,7 @@ def test_saved_model(kind, tmp_path):
     np.testing.assert_allclose(np.asarray(served(tf.constant(X))), expected, rtol=1e-6)
     if not compat.IS_KERAS_3:
         assert type(served) is type(model)
-        assert_equal(train_on(served), train_on(twin))
-    assert_equal(train_on(model), train_on(trained(BUILDS[kind])))
+    assert_equal(train_on(model), train_on(twin))
 
 
 @supports(
