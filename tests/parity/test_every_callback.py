@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from customfit import CustomTrainModel
+from customfit import CustomTrainModel, compat
 from customfit.compat import keras, tf
 from tests.parity import models
 from tests.parity.compare import SEED, assert_equal, compiled, train
@@ -92,7 +92,9 @@ def test_backup_and_restore(tmp_path):
         )
 
     ours, theirs = run("custom_fit", CustomTrainModel), run("fit", keras.Model)
-    assert ours[1].epoch == [2, 3]
+    assert ours[1].epoch == theirs[1].epoch
+    if not compat.IS_KERAS_3 or compat.KERAS_VERSION >= (3, 1):  # 3.0 restores the weights only
+        assert ours[1].epoch == [2, 3]
     assert_equal(ours, theirs)
 
 
