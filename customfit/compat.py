@@ -121,6 +121,20 @@ def optimizer_variables(model) -> list:
     return list(variables() if callable(variables) else variables)
 
 
+def free_memory() -> float:
+    """Bytes that are free on the device on which tensors live: infinite where that cannot be known."""
+    gpus = tf.config.list_logical_devices("GPU")
+    if gpus:
+        devices = importlib.import_module("tensorflow.python.client.device_lib").list_local_devices()
+        limit = next(device.memory_limit for device in devices if device.device_type == "GPU")
+        return limit - tf.config.experimental.get_memory_info("GPU:0")["current"]
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return math.inf
+
+
 # ---------------------------------------------------------------------------------------- inside a training step
 
 
@@ -224,6 +238,18 @@ def batch_logs(logs: dict) -> dict:
     return to_host(logs) if IS_KERAS_3 else logs
 
 
+def ignores_batches(callback, phase: str) -> bool:
+    """Whether a callback of Keras's has a batch hook that, as the callback is set, does nothing after a single step."""
+    if not IS_KERAS_3:
+        return not getattr(callback, f"_implements_{phase}_batch_hooks")()
+    hooks = [getattr(type(callback), f"on_{phase}_batch_{when}") for when in ("begin", "end")]
+    if not all(hook.__module__.startswith("keras.src.callbacks.") for hook in hooks):
+        return False
+    if isinstance(callback, keras.callbacks.TensorBoard):
+        return callback.update_freq == "epoch" and not (callback.write_steps_per_second or callback._should_trace)
+    return getattr(callback, "save_freq", None) == "epoch"
+
+
 def verbosity(verbose):
     """`verbose` as `fit` of this generation hands it to callbacks: Keras 3's resolve "auto" themselves."""
     if verbose == "auto" and not IS_KERAS_3:
@@ -268,6 +294,16 @@ def count_step(model, training: bool) -> None:
     """Counts a step for callbacks that read the model's own counter: Keras 2's TensorBoard does."""
     if not IS_KERAS_3:
         (model._train_counter if training else model._test_counter).assign_add(1)
+
+
+def finish_evaluation(model, logs: dict, return_dict: bool):
+    """The logs of an evaluation as `evaluate` of this generation returns them."""
+    if return_dict:
+        return logs
+    if IS_KERAS_3:
+        return model._flatten_metrics_in_order(logs)
+    package = keras.Model.__module__.rpartition(".")[0]
+    return importlib.import_module(f"{package}.training").flatten_metrics_in_order(logs, model.metrics_names)
 
 
 def finish_training(model) -> None:

@@ -1,9 +1,9 @@
 """Who hears of a step, and when its logs become numbers.
 
 Reading a metric waits for the device. Keras 3 reads every metric after every step, whether or not anyone looks. Here a
-step's logs stay tensors unless somebody is due to see them: a callback with a batch hook sees every step, through the
-real `CallbackList` and with the arguments that `fit` gives; the progress bar looks about ten times a second, `LogEvery`
-at its interval.
+callback with a batch hook sees every step, through the real `CallbackList` and with the arguments that `fit` gives.
+Where there is none, steps come in blocks, and their logs stay tensors unless somebody is due to see them: the progress
+bar about ten times a second, `LogEvery` at its interval.
 """
 
 from __future__ import annotations
@@ -12,47 +12,90 @@ import time
 from typing import Callable
 
 from customfit import compat
-from customfit.callbacks.log_every import LogEvery
+from customfit.callbacks import LogEvery, Throughput
 from customfit.compat import keras
+from customfit.data import Block
+from customfit.pace import Pace
 
 REFRESH_SECONDS = 0.1
-_TRAIN_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
-_TEST_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
 
 
-class TrainHooks:
-    """`on_train_batch_begin` and `on_train_batch_end`, for those who listen.
+class BatchHooks:
+    """`on_train_batch_begin` and `on_train_batch_end`, or those of a test, for those who listen.
 
     Args:
         callbacks: The `CallbackList`.
+        phase: "train" or "test".
+        progress: Whether the progress bar shows these steps.
         clock: Seconds, rising; only their differences count.
+
+    Attributes:
+        every_step: Whether a callback listens to each step, so that `steps_per_execution` says how long a block is.
     """
 
-    def __init__(self, callbacks: keras.callbacks.CallbackList, clock: Callable[[], float] = time.perf_counter):
-        self._callbacks = callbacks
+    def __init__(
+        self,
+        callbacks: keras.callbacks.CallbackList,
+        phase: str,
+        *,
+        progress: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        hooks = [f"on_{phase}_batch_begin", f"on_{phase}_batch_end"]
+        names = hooks + (["on_batch_begin", "on_batch_end"] if phase == "train" else [])
+        self._begin, self._end = (getattr(callbacks, hook) for hook in hooks)
         self._clock = clock
-        self._progress = [
-            callback for callback in callbacks.callbacks if _is_exactly(callback, keras.callbacks.ProgbarLogger)
-        ]
-        self._log_every = [callback for callback in callbacks.callbacks if _is_exactly(callback, LogEvery)]
-        others = [c for c in callbacks.callbacks if c not in self._progress and c not in self._log_every]
-        self._every_step = listens(others, _TRAIN_HOOKS)
+        progress_bars: list = []
+        ours: list = []
+        others: list = []
+        for callback in callbacks.callbacks:  # exactly these: a subclass may do anything in its hooks
+            exactly = type(callback)
+            kind = progress_bars if exactly is keras.callbacks.ProgbarLogger else others
+            (ours if exactly in (LogEvery, Throughput) else kind).append(callback)
+        self._progress = [getattr(bar, hooks[1]) for bar in progress_bars] if progress else []
+        self._log_every = [callback for callback in ours if isinstance(callback, LogEvery) and phase == "train"]
+        self._throughput = [callback for callback in ours if isinstance(callback, Throughput) and phase == "train"]
+        listening = [callback for callback in others if listens(callback, names)]
+        self.every_step = any(not compat.ignores_batches(callback, phase) for callback in listening)
+        # Keras's own that have a hook but, as they are set, nothing to do in it after a single step.
+        idle = [] if self.every_step else listening
+        self._once_a_block = [tuple(getattr(callback, hook) for hook in hooks) for callback in idle]
         self._refreshed = -REFRESH_SECONDS
         self._unseen: tuple[int, dict] | None = None
 
-    def begin(self, step: int) -> None:
-        """Before a block of steps."""
-        if self._every_step:
-            self._callbacks.on_train_batch_begin(step)
+    def block_size(self, step: int, steps_per_execution: int, pace: Pace) -> int:
+        """How many steps may run from this one on before somebody is to hear of them."""
+        if self.every_step:
+            return steps_per_execution
+        return min([pace.steps, *(callback.until_due(step) for callback in self._log_every)])
 
-    def end(self, step: int, logs: dict) -> None:
-        """After a block of steps, of which `step` was the last."""
-        if self._every_step:
-            self._callbacks.on_train_batch_end(step, compat.batch_logs(logs))
-            return
-        for callback in self._log_every:
-            if callback.hear(step):
-                callback.show(compat.to_host(logs))
+    def begin(self, block: Block) -> None:
+        """Before a block of steps."""
+        if self.every_step:
+            self._begin(block.begin)
+        for begin, _ in self._once_a_block:
+            begin(block.begin)
+        for throughput in self._throughput:
+            throughput.before_block(block)
+
+    def end(self, block: Block, logs: dict) -> None:
+        """After a block of steps."""
+        for throughput in self._throughput:
+            throughput.after_block(block)
+        if self.every_step:
+            step = compat.execution_end(block.begin, block.planned, block.done)
+            self._end(step, compat.batch_logs(logs))
+        else:
+            self._end_of_block(block.begin + block.done - 1, logs)
+        for throughput in self._throughput:
+            throughput.after_callbacks()
+
+    def _end_of_block(self, step: int, logs: dict) -> None:
+        for _, end in self._once_a_block:
+            end(step)
+        for log_every in self._log_every:
+            if log_every.hear(step):
+                log_every.show(compat.to_host(logs))
         self._unseen = step, logs
         if self._progress and self._clock() - self._refreshed >= REFRESH_SECONDS:
             self.refresh()
@@ -61,41 +104,14 @@ class TrainHooks:
         """Shows the progress bar the last step that it has not seen; before an epoch's end it must have seen all."""
         if self._unseen is not None:
             step, logs = self._unseen
-            for progress in self._progress:
-                progress.on_train_batch_end(step, compat.to_host(logs))
+            for show in self._progress:
+                show(step, compat.to_host(logs))
             self._refreshed, self._unseen = self._clock(), None
 
 
-class TestHooks:
-    """`on_test_batch_begin` and `on_test_batch_end`, for those who listen; in training the progress bar does not."""
-
-    __test__ = False  # not a test, whatever pytest makes of its name
-
-    def __init__(self, callbacks: keras.callbacks.CallbackList):
-        self._callbacks = callbacks
-        others = [c for c in callbacks.callbacks if not _is_exactly(c, keras.callbacks.ProgbarLogger)]
-        self._every_step = listens(others, _TEST_HOOKS)
-
-    def begin(self, step: int) -> None:
-        """Before a block of validation steps."""
-        if self._every_step:
-            self._callbacks.on_test_batch_begin(step)
-
-    def end(self, step: int, logs: dict) -> None:
-        """After a block of validation steps, of which `step` was the last."""
-        if self._every_step:
-            self._callbacks.on_test_batch_end(step, compat.batch_logs(logs))
-
-
-def listens(callbacks: list, hooks: tuple[str, ...]) -> bool:
-    """Whether any of the callbacks has one of these hooks of its own, on its class or on itself."""
+def listens(callback: keras.callbacks.Callback, hooks: list[str]) -> bool:
+    """Whether a callback has one of these hooks of its own, on its class or on itself."""
     base = keras.callbacks.Callback
     return any(
-        getattr(getattr(callback, hook, None), "__func__", None) is not getattr(base, hook)
-        for callback in callbacks
-        for hook in hooks
+        getattr(getattr(callback, hook, None), "__func__", None) is not getattr(base, hook, None) for hook in hooks
     )
-
-
-def _is_exactly(callback, cls: type) -> bool:
-    return type(callback) is cls  # a subclass may do anything in its hooks

@@ -11,7 +11,7 @@ def run_epochs(session: TrainingSession, train_data: Source) -> keras.callbacks.
     """Trains a session's model: epochs of steps, validation after each, until the last one or an early stop."""
     with session:  # on_train_begin; whatever happens, on_train_end
         for epoch in session.epochs(train_data):  # metrics start from zero, on_epoch_begin
-            for block in train_data.blocks(session.steps_per_execution):
+            for block in train_data.blocks(session.block_size):
                 session.train_block(block)  # train_step, between its hooks
                 if session.should_stop:
                     break

@@ -9,6 +9,7 @@ from customfit import compat
 from customfit.clipping import Clip, Gradient
 from customfit.compat import keras, tf
 from customfit.data import check_worker_options, make_source, split_rows
+from customfit.evaluation import Evaluation
 from customfit.gradients import apply_gradients
 from customfit.loop import run_epochs
 from customfit.session import TrainingSession
@@ -32,6 +33,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
     """
 
     gradient_clip: Clip | None = None
+    jit_compile_is_auto = True
     _compiled_steps = None
 
     def compile(
@@ -67,6 +69,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         _check_metric_names(kwargs.get("weighted_metrics"))
         super().compile(*args, **compat.compile_options(kwargs))
         self.gradient_clip = clip
+        self.jit_compile_is_auto = kwargs.get("jit_compile", "auto") == "auto"
         self._compiled_steps = None
 
     def get_compile_config(self) -> dict | None:
@@ -139,6 +142,14 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             self.gradient_clip is not None or type(self).transform_gradients is not CustomTrainMixin.transform_gradients
         )
 
+    def returns_metrics(self, name: str) -> bool:
+        """Whether the logs of `train_step` or `test_step` are the metrics' results and nothing else.
+
+        So it is with the steps of this class. They then need not be computed for a step whose logs nobody reads.
+        """
+        ours = getattr(type(self), name) is getattr(CustomTrainMixin, name)
+        return ours and type(self).compute_metrics is keras.Model.compute_metrics
+
     # -------------------------------------------------------------------------------------------------- the loop
 
     def custom_fit(
@@ -162,6 +173,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         *,
         early_stopping: Any = None,
         log_every: int | None = None,
+        resident_share: float = 0.5,
         **workers: Any,
     ) -> keras.callbacks.History:
         """Trains the model with the explicit loop of `customfit/loop.py`.
@@ -194,6 +206,8 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             early_stopping: A patience in epochs, a dict of options of `customfit.EarlyStopping`, such an object, or
                 Keras's own callback. Unlike with Keras's, the weights of the best epoch are restored by default.
             log_every: Prints "Step 100: loss = 0.1234" every so many steps.
+            resident_share: Of the device's free memory, how much arrays may take to live there; if they need more, they
+                are streamed to it. Defaults to 0.5.
             **workers: On Keras 2, `workers`, `use_multiprocessing` and `max_queue_size`, as in its `fit`.
 
         Returns:
@@ -223,6 +237,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             epochs=epochs - initial_epoch,
             class_weight=class_weight,
             model=self,
+            resident_share=resident_share,
             **workers,
         )
         session = TrainingSession(
@@ -241,6 +256,66 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             log_every=log_every,
         )
         return run_epochs(session, train_data)
+
+    def custom_evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+        *,
+        resident_share: float = 0.5,
+        **workers: Any,
+    ) -> Any:
+        """Returns the loss and metrics on test data, as `evaluate` does, in blocks of steps as in `custom_fit`.
+
+        Args:
+            x: Inputs, or batches: as in `custom_fit`.
+            y: Targets, where `x` is inputs only.
+            batch_size: Rows in a batch. Defaults to 32.
+            verbose: `0` silent, `1` a progress bar, `2` a line, `"auto"` as in `evaluate`.
+            sample_weight: A weight for each row.
+            steps: Batches to evaluate. Defaults to all.
+            callbacks: Keras callbacks, or a `CallbackList`.
+            return_dict: Whether to return the values by name. Defaults to `False`: in a list, or a single one as it is.
+            resident_share: As in `custom_fit`.
+            **workers: As in `custom_fit`.
+
+        Returns:
+            The loss and the metrics.
+
+        Raises:
+            RuntimeError: If the model is not compiled.
+            ValueError: If an argument is wrong or the data does not fit together.
+
+        Example:
+
+        >>> loss, accuracy = model.custom_evaluate(x_test, y_test)
+        """
+        check_worker_options(workers)
+        if not compat.is_compiled(self):
+            raise RuntimeError("The model must be compiled before it is evaluated: call `model.compile()` first.")
+        data = make_source(
+            x,
+            y,
+            sample_weight,
+            batch_size=batch_size,
+            steps_per_epoch=steps,
+            model=self,
+            resident_share=resident_share,
+            **workers,
+        )
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            verbose = compat.verbosity(verbose)
+            callbacks = keras.callbacks.CallbackList(
+                callbacks, add_progbar=verbose != 0, model=self, verbose=verbose, epochs=1, steps=data.steps
+            )
+        logs = Evaluation(self, callbacks, progress=True).run(data)
+        return compat.finish_evaluation(self, logs, return_dict)
 
 
 class _KeepsItsBases(type(keras.Model)):  # type: ignore[misc]

@@ -10,8 +10,9 @@ from customfit import compat
 from customfit.callbacks import LogEvery
 from customfit.compat import keras
 from customfit.data import Block, Source, make_validation_sources
+from customfit.evaluation import Evaluation, metric_results
 from customfit.execution import compiled_steps
-from customfit.hooks import TestHooks, TrainHooks
+from customfit.hooks import BatchHooks
 from customfit.stopping import EarlyStopping, make_early_stopping
 
 
@@ -108,9 +109,9 @@ class TrainingSession:
         own = [LogEvery(log_every)] if log_every is not None else []
         own += [self._stopping] if self._stopping is not None else []
         self.callbacks = self._callback_list(callbacks, own, verbose)
-        self._train_hooks = TrainHooks(self.callbacks)
-        self._test_hooks = TestHooks(self.callbacks)
-        self._steps = compiled_steps(model)
+        self._hooks = BatchHooks(self.callbacks, "train")
+        self._train_step = compiled_steps(model).train
+        self._evaluation = Evaluation(model, self.callbacks, progress=False)
         self._trainable_state = compat.compiled_trainable_state(model)
         self._running = False
         self._in_epoch = False
@@ -208,10 +209,8 @@ class TrainingSession:
         Returns:
             The step's logs, as tensors: reading one waits for the device.
         """
-        self._train_hooks.begin(self.step)
-        logs = self._steps.train.on_batch(batch)
-        self._after_training(self.step, 1, logs)
-        self._train_hooks.end(self.step - 1, logs)
+        logs = self.train_block(self._train_step.block_of(batch, self.step))
+        assert logs is not None  # there is a batch
         return logs
 
     def train_block(self, block: Block) -> dict | None:
@@ -220,12 +219,20 @@ class TrainingSession:
         Returns:
             The last step's logs, as tensors; `None` where the data has ended before the first step.
         """
-        self._train_hooks.begin(block.begin)
-        logs = self._steps.train.on_block(block)
+        self._hooks.begin(block)
+        logs = self._train_step.run(block)
         if logs is not None:
-            self._after_training(block.begin, block.done, logs)
-            self._train_hooks.end(compat.execution_end(block.begin, block.planned, block.done), logs)
+            self.step = block.begin + block.done
+            self._step_logs = logs
+            self._hooks.end(block, logs)
         return logs
+
+    def block_size(self, step: int) -> int:
+        """How many steps of this epoch may run from this one on in one graph call: what `Source.blocks` asks.
+
+        While a callback has a batch hook, `steps_per_execution`; else about a tenth of a second's worth.
+        """
+        return self._hooks.block_size(step, self.steps_per_execution, self._train_step.pace)
 
     def validates(self, epoch: int) -> bool:
         """Whether `validation_freq` has this epoch validated."""
@@ -247,27 +254,11 @@ class TrainingSession:
         validation_logs = {
             f"{prefix}{name}": value
             for prefix, source in self._validation_data.items()
-            for name, value in self._validate_on(source).items()
+            for name, value in self._evaluation.run(source).items()
         }
         training_logs.update(validation_logs)
         self._validated = True
         return validation_logs
-
-    def _validate_on(self, data: Source) -> dict:
-        compat.start_validation(self.model)
-        self.callbacks.on_test_begin()
-        self.model.reset_metrics()
-        data.restart()
-        logs: dict = {}
-        for block in data.blocks(self.steps_per_execution):
-            self._test_hooks.begin(block.begin)
-            step_logs = self._steps.test.on_block(block)
-            if step_logs is not None:
-                logs = step_logs
-                self._test_hooks.end(compat.execution_end(block.begin, block.planned, block.done), logs)
-        logs = self._metric_results(logs)
-        self.callbacks.on_test_end(logs)
-        return logs
 
     def log(self, **values: Any) -> None:
         """Adds values of your own to this epoch's logs, where History, callbacks and early stopping find them."""
@@ -319,25 +310,12 @@ class TrainingSession:
             steps=self._steps_per_epoch,
         )
 
-    def _after_training(self, begin: int, done: int, logs: dict) -> None:
-        self.step = begin + done
-        self._step_logs = logs
-
     def _training_logs(self) -> dict:
         """This epoch's logs so far, as numbers: the metrics' results over its steps, and validation once it has run."""
         if self._epoch_logs is None:
-            self._train_hooks.refresh()
-            self._epoch_logs = self._metric_results(self._step_logs)
+            self._hooks.refresh()
+            self._epoch_logs = metric_results(self.model, self._step_logs)
         return self._epoch_logs
-
-    def _metric_results(self, step_logs: dict) -> dict:
-        """The metrics' results; or a step's own logs, where a user's step returns something else, as `fit` does."""
-        logs = compat.to_host(step_logs)
-        try:
-            results = compat.to_host(self.model.get_metrics_result())
-        except (TypeError, ValueError):  # metrics that the user's own step has never updated
-            return logs
-        return results if not logs or results.keys() == logs.keys() else logs
 
 
 def _check_validation_freq(freq: Any) -> None:

@@ -6,7 +6,8 @@ import pytest
 from customfit import CustomTrainModel, TrainingSession
 from customfit.callbacks import LogEvery
 from customfit.compat import keras, tf
-from customfit.hooks import REFRESH_SECONDS, TrainHooks
+from customfit.data import AsItIs, Block
+from customfit.hooks import REFRESH_SECONDS, BatchHooks
 from tests.parity import models
 from tests.parity.compare import assert_equal
 
@@ -157,10 +158,11 @@ def test_the_progress_bar_is_refreshed_by_the_clock_and_sees_the_last_step(model
     progress = next(c for c in callbacks.callbacks if isinstance(c, keras.callbacks.ProgbarLogger))
     progress.on_train_batch_end = lambda step, logs: shown.append((step, logs))
     clock = Clock()
-    hooks = TrainHooks(callbacks, clock)
+    hooks = BatchHooks(callbacks, "train", clock=clock)
     for step in range(100):
-        hooks.begin(step)
-        hooks.end(step, {"loss": tf.constant(float(step))})
+        block = Block(step, 1, 1, AsItIs(), None, done=1)
+        hooks.begin(block)
+        hooks.end(block, {"loss": tf.constant(float(step))})
         clock.now += REFRESH_SECONDS / 9.99  # a little more than a tenth, so that rounding does not matter
     hooks.refresh()
     assert [step for step, _ in shown] == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99]

@@ -1,5 +1,6 @@
 """Callbacks of ours, for `fit()` and `custom_fit()` alike."""
 
 from customfit.callbacks.log_every import LogEvery
+from customfit.callbacks.throughput import Throughput
 
-__all__ = ["LogEvery"]
+__all__ = ["LogEvery", "Throughput"]

@@ -45,6 +45,10 @@ class LogEvery(keras.callbacks.Callback):
         before, self._seen = self._earlier + self._seen, batch + 1
         return (self._earlier + self._seen) // self.steps > before // self.steps
 
+    def until_due(self, batch: int) -> int:
+        """How many steps of this epoch, from `batch` on, until a line is due."""
+        return self.steps - (self._earlier + batch) % self.steps
+
     def show(self, logs: dict) -> None:
         """Prints the line of the last step."""
         metrics = " - ".join(f"{name} = {float(value):.4f}" for name, value in (logs or {}).items())

@@ -10,17 +10,21 @@ from customfit.compat import keras, tf
 from customfit.data.arrays import ArraySource
 from customfit.data.datasets import DatasetSource, check_dataset
 from customfit.data.iterables import as_generator, is_iterator, iterable_data
-from customfit.data.rows import are_rows, as_rows, split_rows, weigh_classes
-from customfit.data.source import Block, Source
+from customfit.data.rows import are_rows, as_rows, count_batch_rows, map_leaves, split_rows, weigh_classes
+from customfit.data.source import AsItIs, Block, Fetch, Source
 
 __all__ = [
     "ArraySource",
+    "AsItIs",
     "Block",
     "DatasetSource",
+    "Fetch",
     "Source",
     "check_worker_options",
+    "count_batch_rows",
     "make_source",
     "make_validation_sources",
+    "map_leaves",
     "split_rows",
 ]
 
@@ -36,6 +40,7 @@ def make_source(
     epochs: int = 1,
     class_weight: dict | None = None,
     model: keras.Model | None = None,
+    resident_share: float = 0.5,
     **workers: Any,
 ) -> Source:
     """A `Source` of the batches that `fit` would make of the same arguments.
@@ -51,6 +56,7 @@ def make_source(
         epochs: How many epochs will be asked for.
         class_weight: A weight for each class id.
         model: The model, which Keras 2 needs for generators.
+        resident_share: Of the device's free memory, how much arrays may take to live there; else they are streamed.
         **workers: `workers`, `use_multiprocessing` and `max_queue_size`, as `fit` of Keras 2 takes them.
 
     Returns:
@@ -65,7 +71,9 @@ def make_source(
     if are_rows(x, y, sample_weight):
         if class_weight:
             sample_weight = weigh_classes(y, sample_weight, class_weight)
-        return ArraySource(x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, **options)
+        return ArraySource(
+            x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, resident_share=resident_share, **options
+        )
     options.update(class_weight=class_weight, model=model, **workers)
     is_dataset = hasattr(x, "element_spec")
     if is_dataset:

@@ -1,15 +1,17 @@
-"""Arrays in memory: kept as tensors on the device, each batch gathered inside the graph."""
+"""Arrays in memory: each batch is gathered inside the graph, in the order of the epoch."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Iterator
+from typing import Any, Callable
 
 from customfit import compat
 from customfit.compat import keras, tf
-from customfit.data.rows import count_rows, gather, to_tensor
-from customfit.data.source import Block, warn_of_short_epoch
+from customfit.data.rows import count_rows, gather, map_leaves, row_spec
+from customfit.data.source import Block, Fetch, warn_of_short_epoch
+from customfit.data.streaming import place_rows
 
 DEFAULT_BATCH_SIZE = 32
 
@@ -29,10 +31,21 @@ class ArraySource:
         shuffle: Whether the order is drawn anew for each pass. With `"batch"`, rows stay within their batch.
         steps_per_epoch: Steps in an epoch. With fewer than the data has, the next epoch goes on where this one ends.
         epochs: How many epochs will be asked for.
+        resident_share: Of the device's free memory, how much the arrays may take to live there. If they need more,
+            they are streamed. Defaults to 0.5.
     """
 
     def __init__(
-        self, x, y=None, sample_weight=None, *, batch_size=None, shuffle=False, steps_per_epoch=None, epochs=1
+        self,
+        x,
+        y=None,
+        sample_weight=None,
+        *,
+        batch_size=None,
+        shuffle=False,
+        steps_per_epoch=None,
+        epochs=1,
+        resident_share=0.5,
     ):
         self.rows = count_rows(x=x, y=y, sample_weight=sample_weight)
         if batch_size is None:
@@ -43,8 +56,8 @@ class ArraySource:
         if sample_weight is not None and tf.nest.is_nested(y) and not tf.nest.is_nested(sample_weight):
             sample_weight = tf.nest.map_structure(lambda _: sample_weight, y)  # one weight for every output
         batch = keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
-        self._arrays = tf.nest.map_structure(lambda leaf: None if leaf is None else to_tensor(leaf), batch)
-        self._fetch = _Gather(self.batch_size, ragged=self.rows % self.batch_size != 0)
+        self._data = place_rows(batch, self.batch_size, resident_share)
+        self._fetch = Gather(self.batch_size, ragged=self.rows % self.batch_size != 0)
         self._orders = _orders(self.rows, self.batch_size, shuffle)
         # What becomes of an epoch that is longer than what is left of a pass over the data differs, as in `fit`:
         # Keras 2 goes through `epochs` passes as one stream, Keras 3 ends the epoch.
@@ -54,45 +67,61 @@ class ArraySource:
 
     def restart(self) -> None:
         """Has the next epoch begin with the first batch of a pass, whatever was left of the last one."""
-        self._order = None
-        self._next = 0  # the next step within the current pass
+        self._next = self._pass_steps  # the next step within the current pass
         self._passes_left = self._passes
 
     def has_more(self) -> bool:
         """Whether there is data for a further epoch."""
         return self._passes_left > 0 or self._next < self._pass_steps
 
-    def blocks(self, size: int) -> Iterator[Block]:
-        """The next epoch's steps, in blocks of at most `size`; none crosses from one pass over the data to the next."""
+    def blocks(self, size: Callable[[int], int]) -> Iterator[Block]:
+        """The next epoch's steps, in blocks of at most `size(step)` that cross no end of a pass over the data."""
         begin = 0
         while begin < self.steps:
-            if self._order is None or self._next == self._pass_steps:
+            if self._next == self._pass_steps:
                 if self._passes_left == 0 or (begin > 0 and not self._streams):
                     warn_of_short_epoch(begin, self.steps)
                     break
-                self._order, self._next = next(self._orders), 0
+                self._data.start(next(self._orders))
+                self._next = 0
                 self._passes_left -= 1
-            count = min(size, self.steps - begin, self._pass_steps - self._next)
-            feed, first = (self._arrays, self._order), self._next
+            planned = size(begin)
+            count = min(planned, self.steps - begin, self._pass_steps - self._next)
+            feed, first, count = self._data.feed(self._next, count)
             self._next += count
-            yield Block(begin, size, count, self._fetch, feed, first)
+            yield Block(begin, planned, count, self._fetch, feed, first)
             begin += count
 
 
 @dataclasses.dataclass(frozen=True)
-class _Gather:
-    """Gathers the rows of one batch. Equal ones share a trace."""
+class Gather(Fetch):
+    """The fetch of rows in an order. Equal ones share a trace."""
 
     batch_size: int
     ragged: bool  # whether the last batch is smaller: then the batch size is not in the static shape, as in `fit`
 
-    def __call__(self, feed, index):
+    def __call__(self, feed: Any, index: Any) -> Any:
+        """The rows of one batch."""
         arrays, order = feed
-        begin = index * self.batch_size
+        begin = tf.cast(index, tf.int64) * self.batch_size
         rows = order[begin : begin + self.batch_size]
         if not self.ragged:
             rows = tf.ensure_shape(rows, [self.batch_size])
-        return tf.nest.map_structure(lambda array: None if array is None else gather(array, rows), arrays)
+        return map_leaves(lambda array: gather(array, rows), arrays)
+
+    def element_spec(self, feed: Any) -> Any:
+        """The spec of a batch."""
+        return map_leaves(row_spec, feed[0])
+
+    def stack(self, feed: Any, index: Any, count: Any, head: None) -> tuple[list, Any]:
+        """The rows of `count` batches, gathered at once."""
+        del head
+        arrays, order = feed
+        begins = (tf.cast(index, tf.int64) + tf.range(tf.cast(count, tf.int64))) * self.batch_size
+        sizes = tf.minimum(tf.size(order, tf.int64) - begins, self.batch_size)
+        rows = order[begins[0] : begins[-1] + self.batch_size]
+        leaves = [gather(array, rows) for array in tf.nest.flatten(arrays) if array is not None]
+        return leaves, tf.tile(sizes[:, tf.newaxis], [1, len(leaves)])
 
 
 def _orders(rows: int, batch_size: int, shuffle: bool | str) -> Iterator[tf.Tensor]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Callable
 
 from customfit import compat
 from customfit.compat import tf
-from customfit.data.source import Block, warn_of_short_epoch
+from customfit.data.source import Block, Fetch, warn_of_short_epoch
 
 
 class DatasetSource:
@@ -26,12 +27,13 @@ class DatasetSource:
         self._cardinality = compat.cardinality(data.dataset)
         self._left: int | None = 0  # batches left in the iterator; None: not known
         self._iterator: Any = None
+        self._head: Any = None  # the next batch, where it has been read to see whether there is one
         self._fresh = True  # whether nothing has been read from the iterator
         self._spent = False
 
     def restart(self) -> None:
         """Has the next epoch begin with the first batch of the dataset, whatever was left of the last one."""
-        self._iterator = None
+        self._iterator = self._head = None
         self._data.on_restart()
 
     def has_more(self) -> bool:
@@ -40,21 +42,28 @@ class DatasetSource:
             return False
         if self._iterator is None:
             return True
-        ended = self._left == 0 and self._goes_on() if self._restarts else not self._iterator.has_next()
+        if self._restarts:
+            ended = self._left == 0 and self._goes_on()
+        else:
+            if self._head is None:
+                self._head = self._iterator.get_next_as_optional()
+            ended = not self._head.has_value()
         if ended:
             warn_of_short_epoch(0, self.steps)
         return not ended
 
-    def blocks(self, size: int) -> Iterator[Block]:
-        """The next epoch's steps, in blocks of at most `size`."""
+    def blocks(self, size: Callable[[int], int]) -> Iterator[Block]:
+        """The next epoch's steps, in blocks of at most `size(step)` steps."""
         self._data.on_epoch_begin()
         if self._iterator is None or self._left == 0 or not self._data.spans_epochs:
             self._start()
         begin = 0
         while self.steps is None or begin < self.steps:
-            count = size if self.steps is None else min(size, self.steps - begin)
+            planned = size(begin)
+            count = planned if self.steps is None else min(planned, self.steps - begin)
             may_end = self._left is None or self._left < count
-            block = Block(begin, size, count, _next_batch, self._iterator, may_end=may_end)
+            block = Block(begin, planned, count, NextBatch(), self._iterator, may_end=may_end, head=self._head)
+            self._head = None
             yield block
             begin += block.done
             if self._left is not None and self._cardinality != tf.data.INFINITE_CARDINALITY:
@@ -75,8 +84,7 @@ class DatasetSource:
     def _start(self) -> None:
         self._fresh = True
         if self._iterator is None or self._restarts:
-            iterator = next(self._data.iterators)
-            self._iterator = iterator if self._restarts else _LookingAhead(iterator)
+            self._iterator = next(self._data.iterators)
         if self._cardinality == tf.data.UNKNOWN_CARDINALITY:
             self._left = None
         else:
@@ -94,28 +102,45 @@ class DatasetSource:
         warn_of_short_epoch(seen, self.steps)
 
 
-class _LookingAhead:
-    """An iterator that can be asked whether there is a next batch. It reads it then, so only generators get one."""
+@dataclasses.dataclass(frozen=True)
+class NextBatch(Fetch):
+    """The fetch of an iterator."""
 
-    def __init__(self, iterator: tf.data.Iterator):
-        self._iterator = iterator
-        self._next: Any = None  # a `tf.experimental.Optional`
+    def __call__(self, feed: Any, index: Any) -> Any:
+        """The next batch."""
+        del index  # an iterator knows where it is
+        return next(feed)
 
-    def has_next(self) -> bool:
-        if self._next is None:
-            self._next = self._iterator.get_next_as_optional()
-        return bool(self._next.has_value())
+    def look(self, feed: Any) -> tf.experimental.Optional:
+        """The next batch, if there is one."""
+        return feed.get_next_as_optional()
 
-    def get_next_as_optional(self) -> tf.experimental.Optional:
-        self.has_next()
-        batch, self._next = self._next, None
-        return batch
+    def element_spec(self, feed: Any) -> Any:
+        """The spec of a batch."""
+        return feed.element_spec
 
-    def __next__(self):
-        batch = self.get_next_as_optional()
-        if not batch.has_value():
-            raise StopIteration
-        return batch.get_value()
+    def stack(self, feed: Any, index: Any, count: Any, head: tf.experimental.Optional | None) -> tuple[list, Any]:
+        """Up to `count` batches, one behind the other."""
+        del index
+        head = self.look(feed) if head is None else head
+        nothing = tf.experimental.Optional.empty(head.element_spec)
+        specs = [spec for spec in tf.nest.flatten(head.element_spec) if spec is not None]
+        arrays = [tf.TensorArray(spec.dtype, 0, True, infer_shape=False, element_shape=spec.shape) for spec in specs]
+
+        def read(done, batch, arrays, sizes):
+            leaves = [leaf for leaf in tf.nest.flatten(batch.get_value()) if leaf is not None]
+            arrays = [array.write(done, leaf) for array, leaf in zip(arrays, leaves)]
+            sizes = sizes.write(done, tf.stack([tf.shape(leaf)[0] for leaf in leaves]))
+            done += 1
+            return done, tf.cond(done < count, lambda: self.look(feed), lambda: nothing), arrays, sizes
+
+        _, _, arrays, sizes = tf.while_loop(
+            lambda done, batch, *_: batch.has_value(),
+            read,
+            (tf.constant(0), head, arrays, tf.TensorArray(tf.int32, 0, True)),
+            parallel_iterations=1,
+        )
+        return [array.concat() for array in arrays], sizes.stack()
 
 
 def check_dataset(dataset: tf.data.Dataset, steps: int | None) -> None:
@@ -127,8 +152,3 @@ def check_dataset(dataset: tf.data.Dataset, steps: int | None) -> None:
         raise ValueError(
             "`steps_per_epoch` must be given for a dataset that repeats without end. Received: steps_per_epoch=None"
         )
-
-
-def _next_batch(iterator, index):
-    del index  # an iterator knows where it is
-    return next(iterator)

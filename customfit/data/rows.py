@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
@@ -197,3 +197,25 @@ def to_tensor(array: Any) -> Any:
 def gather(array: Any, rows: tf.Tensor) -> Any:
     """These rows of what `to_tensor` gave."""
     return array.gather(rows) if isinstance(array, SparseRows) else tf.gather(array, rows)
+
+
+def row_spec(array: Any) -> tf.TypeSpec:
+    """The spec of any number of rows of what `to_tensor` gave."""
+    if isinstance(array, tf.Tensor):
+        return tf.TensorSpec([None, *array.shape[1:]], array.dtype)
+    return tf.type_spec_from_value(array)
+
+
+def map_leaves(function: Callable, batch: Any) -> Any:
+    """`function` of each leaf of a batch that is not `None`."""
+    return tf.nest.map_structure(lambda leaf: None if leaf is None else function(leaf), batch)
+
+
+def count_batch_rows(batch: Any) -> tf.Tensor:
+    """The number of rows of a batch inside the graph: of its first leaf."""
+    leaf = next(leaf for leaf in tf.nest.flatten(batch) if leaf is not None)
+    if isinstance(leaf, tf.RaggedTensor):
+        return tf.cast(leaf.nrows(), tf.int64)
+    if isinstance(leaf, tf.SparseTensor):
+        return tf.cast(leaf.dense_shape[0], tf.int64)
+    return tf.shape(leaf, tf.int64)[0] if leaf.shape.rank else tf.constant(1, tf.int64)

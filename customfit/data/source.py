@@ -8,6 +8,26 @@ from collections.abc import Iterator
 from typing import Any, Callable, Protocol
 
 
+class Fetch:
+    """How batches come out of a feed. What it does is traced into a graph, once for each `Fetch` and kind of feed."""
+
+    def __call__(self, feed: Any, index: Any) -> Any:
+        """The batch of this index, of a feed that has one."""
+        raise NotImplementedError
+
+    def look(self, feed: Any) -> Any:
+        """The next batch as an `Optional`, of a feed that may end."""
+        raise NotImplementedError
+
+    def stack(self, feed: Any, index: Any, count: Any, head: Any) -> tuple[list, Any]:
+        """Batches one behind the other: the rows of each leaf, and `(steps, leaves)` row counts. `head` goes first."""
+        raise NotImplementedError
+
+    def element_spec(self, feed: Any) -> Any:
+        """The spec of a batch."""
+        raise NotImplementedError
+
+
 @dataclasses.dataclass
 class Block:
     """Some steps to run one after the other.
@@ -16,26 +36,50 @@ class Block:
         begin: The step of the epoch with which it begins.
         planned: How many steps were asked for.
         count: How many steps it holds: fewer where the epoch ends.
-        fetch: `fetch(feed, index)` gives a batch; it is traced into the graph, once for each `fetch`.
+        fetch: Gives a batch of the feed.
         feed: What `fetch` reads: tensors, or an iterator.
         first: The index of the first batch in `feed`.
-        may_end: Whether the data may end within the block. Then `feed` is an iterator, and is asked before each step.
+        may_end: Whether the data may end within the block.
+        head: The first batch as an `Optional`, where it has been read already.
         done: Set by who runs it: how many steps there was data for.
     """
 
     begin: int
     planned: int
     count: int
-    fetch: Callable[[Any, Any], Any]
+    fetch: Fetch
     feed: Any
     first: int = 0
     may_end: bool = False
+    head: Any = None
     done: int = 0
 
     @property
     def data_ended(self) -> bool:
         """Whether the data ended within the block, once it has been run."""
         return self.done < self.count
+
+    def look(self) -> Any:
+        """The next batch of data that may end, as an `Optional`."""
+        head, self.head = self.head, None
+        return self.fetch.look(self.feed) if head is None else head
+
+    def read(self) -> Any:
+        """The batch of step `done`, or `None` where the data has ended."""
+        if not self.may_end:
+            return self.fetch(self.feed, self.first + self.done)
+        batch = self.look()
+        return batch.get_value() if batch.has_value() else None
+
+
+@dataclasses.dataclass(frozen=True)
+class AsItIs(Fetch):
+    """The fetch of a feed that is one batch."""
+
+    def __call__(self, feed: Any, index: Any) -> Any:
+        """The batch."""
+        del index
+        return feed
 
 
 class Source(Protocol):
@@ -50,8 +94,8 @@ class Source(Protocol):
     def restart(self) -> None:
         """Has the next epoch begin with the first batch, whatever was left of the last one."""
 
-    def blocks(self, size: int) -> Iterator[Block]:
-        """The next epoch's steps, in blocks of at most `size`."""
+    def blocks(self, size: Callable[[int], int]) -> Iterator[Block]:
+        """The next epoch's steps, in blocks. `size(step)` says how many at most go into the one that begins there."""
 
 
 def warn_of_short_epoch(seen: int, steps: int | None) -> None:

@@ -267,12 +267,9 @@ def test_validation_generator():
             yield from generate(5)
 
     # In one epoch: how far Keras's prefetching thread has read ahead when a pass ends, is a matter of time.
-    assert_parity(
-        models.dense, lambda: {"x": X, "y": Y, "validation_data": endless(), "validation_steps": 3, "epochs": 1}
-    )
-    _, history = train(
-        models.dense, "custom_fit", {"x": X, "y": Y, "validation_data": endless(), "validation_steps": 3}
-    )
+    arguments = lambda: {"x": X, "y": Y, "validation_data": endless(), "validation_steps": 3}
+    assert_parity(models.dense, lambda: {**arguments(), "epochs": 1})
+    _, history = train(models.dense, "custom_fit", arguments)
     assert np.isfinite(history.history["val_loss"]).all()
     assert len(history.history["val_loss"]) == 3
 

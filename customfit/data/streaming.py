@@ -1,0 +1,112 @@
+"""Where the rows of arrays are while they are trained on: all on the device, or streamed to it chunk by chunk."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import math
+from typing import Any
+
+import numpy as np
+
+from customfit import compat
+from customfit.compat import keras, tf
+from customfit.data.rows import map_leaves, to_tensor
+
+CHUNK_BYTES = 2**25
+_logger = logging.getLogger("customfit")
+
+
+class ResidentRows:
+    """Rows that live on the device once, for all epochs.
+
+    Args:
+        arrays: A batch structure of all rows.
+    """
+
+    def __init__(self, arrays: Any):
+        self._arrays = map_leaves(to_tensor, arrays)
+        self._order: Any = None
+
+    def start(self, order: tf.Tensor) -> None:
+        """Begins a pass over the rows in this order."""
+        self._order = order
+
+    def feed(self, first: int, count: int) -> tuple[Any, int, int]:
+        """What to gather batches from: the feed, the index of the batch `first` in it, and how many it holds."""
+        return (self._arrays, self._order), first, count
+
+
+class StreamedRows:
+    """Rows that stay on the host. A thread gathers the next chunk of batches while the device works on the last.
+
+    Args:
+        arrays: A batch structure of NumPy arrays of all rows.
+        batch_size: Rows in a batch.
+        chunk_bytes: About how much to bring to the device at a time. Two chunks are there at once.
+    """
+
+    def __init__(self, arrays: Any, batch_size: int, chunk_bytes: int = CHUNK_BYTES):
+        self._arrays = arrays
+        row_bytes = max(1, nbytes(map_leaves(lambda leaf: leaf[:1], arrays)))
+        self._steps = max(1, chunk_bytes // (row_bytes * batch_size))  # in a chunk
+        self._rows = self._steps * batch_size
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "customfit-rows")
+        self._order = np.zeros(0, "int64")
+        self._chunk, self._next = -1, -1
+        self._feed: Any = None
+        self._coming: Any = None
+
+    def start(self, order: tf.Tensor) -> None:
+        """Begins a pass over the rows in this order."""
+        self._order = order.numpy()
+        self._chunk, self._feed, self._coming = -1, None, None
+
+    def feed(self, first: int, count: int) -> tuple[Any, int, int]:
+        """What to gather batches from: the feed, the index of the batch `first` in it, and how many it holds."""
+        chunk = first // self._steps
+        if chunk != self._chunk:
+            ahead = self._coming is not None and chunk == self._chunk + 1
+            self._feed = self._coming.result() if ahead else self._gather(chunk, self._order)
+            self._chunk = chunk
+            more = (chunk + 1) * self._rows < len(self._order)
+            self._coming = self._thread.submit(self._gather, chunk + 1, self._order) if more else None
+        return self._feed, first - chunk * self._steps, min(count, (chunk + 1) * self._steps - first)
+
+    def _gather(self, chunk: int, order: np.ndarray) -> tuple[Any, tf.Tensor]:
+        rows = order[chunk * self._rows : (chunk + 1) * self._rows]
+        return map_leaves(lambda leaf: to_tensor(leaf[rows]), self._arrays), tf.range(len(rows), dtype=tf.int64)
+
+
+def place_rows(arrays: Any, batch_size: int, resident_share: float) -> ResidentRows | StreamedRows:
+    """Keeps rows on the device where they fit into a share of its free memory, else streams them.
+
+    Args:
+        arrays: A batch structure of arrays of all rows.
+        batch_size: Rows in a batch.
+        resident_share: Of the device's free memory, how much arrays may take.
+    """
+    if not 0 <= resident_share <= 1:
+        raise ValueError(f"`resident_share` must be between 0 and 1. Received: resident_share={resident_share!r}")
+    on_host = all(isinstance(leaf, np.ndarray) for leaf in tf.nest.flatten(arrays) if leaf is not None)
+    free = compat.free_memory() if on_host else math.inf  # tensors are on the device already
+    if nbytes(arrays) <= resident_share * free or not on_host:
+        return ResidentRows(arrays)
+    _logger.warning(
+        "The arrays take %.1f GB, more than %.0f%% of the device's free %.1f GB: they are streamed to it. "
+        "`resident_share` sets that share.",
+        nbytes(arrays) / 1e9,
+        100 * resident_share,
+        free / 1e9,
+    )
+    return StreamedRows(arrays, batch_size)
+
+
+def nbytes(arrays: Any) -> int:
+    """The bytes that NumPy arrays will take on the device."""
+    floats = np.dtype(keras.backend.floatx()).itemsize
+    return sum(
+        leaf.size * (floats if leaf.dtype.kind == "f" else leaf.dtype.itemsize)
+        for leaf in tf.nest.flatten(arrays)
+        if isinstance(leaf, np.ndarray)
+    )
