@@ -155,10 +155,12 @@ class MeteredFetch(Fetch):
 
     def stack(self, feed: Any, index: Any, count: Any, head: Any) -> tuple[list, Any]:
         """Batches one behind the other."""
-        return self._timed(
-            lambda: self.fetch.stack(feed, index, count, head),
-            lambda stacked: tf.reduce_sum(tf.cast(stacked[1][:, 0], tf.int64)),
-        )
+
+        def rows(stacked):
+            counted = 0 if head is None else count_batch_rows(head.get_value())  # when it was looked for
+            return tf.reduce_sum(tf.cast(stacked[1][:, 0], tf.int64)) - counted
+
+        return self._timed(lambda: self.fetch.stack(feed, index, count, head), rows)
 
     def element_spec(self, feed: Any) -> Any:
         """The spec of a batch."""
