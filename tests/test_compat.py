@@ -49,6 +49,25 @@ def test_private_names_of_models_are_there():
         assert callable(model._maybe_load_initial_counters_from_ckpt)
 
 
+def test_private_names_of_callbacks_and_evaluation_are_there():
+    tensorboard = keras.callbacks.TensorBoard("unused")
+    tensorboard.set_model(keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]))
+    assert compat.ignores_batches(tensorboard, "train")
+    assert not compat.ignores_batches(keras.callbacks.TensorBoard("unused", write_steps_per_second=True), "train")
+    assert compat.ignores_batches(keras.callbacks.ModelCheckpoint("unused.keras"), "train")
+    assert not compat.ignores_batches(keras.callbacks.ModelCheckpoint("unused.keras", save_freq=3), "train")
+    assert not compat.ignores_batches(keras.callbacks.TerminateOnNaN(), "train")
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    assert compat.finish_evaluation(model, {"loss": 1.0}, return_dict=False) == 1.0
+
+
+def test_tensorflow_lists_the_memory_of_its_devices():
+    from tensorflow.python.client import device_lib
+
+    assert device_lib.list_local_devices()[0].memory_limit > 0
+
+
 def test_the_data_adapters_take_what_they_took():
     data = compat.keras_data(X, Y, batch_size=32, epochs=2, class_weight={0: 1.0, 1: 2.0, 2: 3.0})
     assert data.num_batches == 3

@@ -1,5 +1,7 @@
 """Compiled steps: traced once, whatever is trained and however often."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -109,3 +111,113 @@ def test_logs_stay_on_the_device_until_someone_looks():
         model.custom_fit(X, Y, batch_size=2, verbose=0, log_every=16)
     # 48 steps: three lines, and the epoch's own logs from the last step and from the metrics.
     assert len(read) == 3 + 2
+
+
+# ------------------------------------------------------------------------------------------------------------ blocks
+
+
+def block_sizes(model, callbacks=(), epochs=20, **arguments):
+    """The sizes of the blocks of a run."""
+    from customfit.session import TrainingSession
+
+    sizes = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = TrainingSession.train_block
+        patch.setattr(
+            TrainingSession, "train_block", lambda self, block: sizes.append(block.count) or original(self, block)
+        )
+        model.custom_fit(X, Y, batch_size=2, epochs=epochs, verbose=0, callbacks=list(callbacks), **arguments)
+    return sizes
+
+
+def compiled_model(**options):
+    model = models.dense(CustomTrainModel)
+    model.compile("adam", "sparse_categorical_crossentropy", **options)
+    return model
+
+
+def idle_callbacks(folder):
+    return {
+        "none": [],
+        "ModelCheckpoint": [keras.callbacks.ModelCheckpoint(str(folder / "w.weights.h5"), save_weights_only=True)],
+        "BackupAndRestore": [keras.callbacks.BackupAndRestore(str(folder / "backup"))],
+        "TensorBoard": [keras.callbacks.TensorBoard(str(folder / "logs"))],
+        "EarlyStopping": [
+            keras.callbacks.EarlyStopping("loss", patience=100),
+            keras.callbacks.CSVLogger(str(folder / "log")),
+        ],
+    }
+
+
+@pytest.mark.parametrize("name", ["none", "ModelCheckpoint", "BackupAndRestore", "TensorBoard", "EarlyStopping"])
+def test_callbacks_that_look_at_no_step_leave_blocks_long(name, tmp_path):
+    sizes = block_sizes(compiled_model(), idle_callbacks(tmp_path)[name])
+    assert sum(sizes) == 20 * 48
+    assert max(sizes) > 4
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 3])
+@pytest.mark.parametrize("name", ["lambda", "TerminateOnNaN", "ModelCheckpoint", "TensorBoard"])
+def test_a_callback_that_looks_has_steps_come_by_steps_per_execution(name, steps_per_execution, tmp_path):
+    callback = {
+        "lambda": keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None),
+        "TerminateOnNaN": keras.callbacks.TerminateOnNaN(),
+        "ModelCheckpoint": keras.callbacks.ModelCheckpoint(
+            str(tmp_path / "w.weights.h5"), save_weights_only=True, save_freq=1000
+        ),
+        "TensorBoard": keras.callbacks.TensorBoard(str(tmp_path), update_freq="batch", write_steps_per_second=True),
+    }[name]
+    sizes = block_sizes(compiled_model(steps_per_execution=steps_per_execution), [callback], epochs=2)
+    assert set(sizes) == {steps_per_execution}
+
+
+def test_no_block_crosses_a_line_of_log_every(capsys):
+    sizes = block_sizes(compiled_model(), log_every=7)
+    assert max(sizes) <= 7
+    assert len(capsys.readouterr().out.strip().splitlines()) == 20 * 48 // 7
+
+
+# -------------------------------------------------------------------------------------------------------- generators
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+def test_python_works_on_the_next_batch_while_a_step_runs(sequence):
+    """The step waits, in the graph, until the batch after its own has been asked for: without a thread, in vain."""
+    asked = [threading.Event() for _ in range(8)]
+
+    def batch(index):
+        asked[index].set()
+        return np.full((2, 8), index, "float32"), Y[:2]
+
+    class Batches(keras.utils.Sequence):
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, index):
+            return batch(index)
+
+    class Waits(CustomTrainModel):
+        def train_step(self, data):
+            index = tf.cast(data[0][0, 0], tf.int32)
+            wait = lambda index: asked[min(int(index) + 1, 7)].wait(timeout=30)
+            tf.debugging.Assert(tf.py_function(wait, [index], tf.bool), [index])
+            return super().train_step(data)
+
+    model = models.dense(Waits)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.custom_fit(Batches() if sequence else map(batch, range(8)), verbose=0, shuffle=False)
+    assert int(model.optimizer.iterations.numpy()) == 8
+
+
+def test_an_error_in_a_generator_surfaces_at_its_step():
+    def batches():
+        for _ in range(20):
+            yield X[:4], Y[:4]
+        raise RuntimeError("the file is broken")
+
+    model = compiled_model()
+    model.custom_fit(X, Y, verbose=0)
+    before = int(model.optimizer.iterations.numpy())
+    with pytest.raises(Exception, match="the file is broken"):
+        model.custom_fit(batches(), verbose=0, steps_per_epoch=100)
+    assert int(model.optimizer.iterations.numpy()) - before == 20
