@@ -64,6 +64,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parsed.contenders = [name for name in parsed.contenders if name not in left_out]
         if left_out:
             progress(f"{', '.join(left_out)} left out: jax or Keras 3 is not installed")
+    if not parsed.contenders:
+        parser.error("--contenders must name one that can run here. Received: none")
     return parsed
 
 
@@ -80,18 +82,16 @@ def main() -> None:
         "machine": report.machine(with_jax=any(CONTENDERS[name].on_jax for name in settings.contenders)),
         "settings": dataclasses.asdict(settings),
     }
-    texts = [report.heading(full_report)]
+    options.out.mkdir(parents=True, exist_ok=True)
+    print(report.heading(full_report))
     for part in options.parts:
         full_report[part] = PARTS[part].run(settings)
-        texts.append(PARTS[part].tables(full_report[part]))
-    full_report["seconds"] = time.perf_counter() - begin
-
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.json").write_text(json.dumps(full_report, indent=1) + "\n")
+        full_report["seconds"] = time.perf_counter() - begin
+        (options.out / "results.json").write_text(json.dumps(full_report, indent=1) + "\n")
+        print(f"\n{PARTS[part].tables(full_report[part])}", flush=True)
     if "speed" in options.parts:
         plot.save(full_report["speed"], options.out / "speed.png")
-    print("\n\n".join(texts))
-    progress(f"{full_report['seconds']:.0f} s; saved in {options.out}")
+    progress(f"done; saved in {options.out}")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ def save(results: list[dict], path: Path) -> None:
     for row in results:
         panel = panels[workloads.index(row["workload"])][data.index(row["data"])]
         timings = {name: timing for name, timing in row["contenders"].items() if "error" not in timing}
+        if not timings:
+            continue
         reference = timings.get("fit") or max(timings.values(), key=lambda timing: timing["us_per_step"])
         speeds = [reference["us_per_step"] / timing["us_per_step"] for timing in timings.values()]
         labels = [LABELS[name].replace("`", "") for name in timings]
