@@ -80,7 +80,7 @@ def test_rows_on_disk_are_read_chunk_by_chunk(tmp_path):
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     rows = StreamedRows((mapped,), 10, chunk_bytes=10 * 8 * 4 * 4)
     rows.start(tf.range(1000, dtype=tf.int64))
-    (arrays, order), first, count = rows.feed(50, 7)
+    (arrays, end), first, count = rows.feed(50, 7)
     assert arrays[0].shape == (40, 8)
-    assert (first, count) == (2, 2)  # batch 50 is the third of its chunk, which holds four
-    assert float(arrays[0][int(order[first * 10])][0]) == 500.0
+    assert (int(end), first, count) == (40, 2, 2)  # batch 50 is the third of its chunk, which holds four
+    assert float(arrays[0][first * 10][0]) == 500.0

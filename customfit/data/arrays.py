@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, Callable
+from typing import Callable
 
 from customfit import compat
 from customfit.compat import keras, tf
-from customfit.data.rows import count_rows, gather, map_leaves, row_spec
-from customfit.data.source import Block, Fetch, warn_of_short_epoch
+from customfit.data.rows import count_rows
+from customfit.data.source import Block, warn_of_short_epoch
 from customfit.data.streaming import place_rows
 
 DEFAULT_BATCH_SIZE = 32
@@ -57,7 +56,6 @@ class ArraySource:
             sample_weight = tf.nest.map_structure(lambda _: sample_weight, y)  # one weight for every output
         batch = keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
         self._data = place_rows(batch, self.batch_size, resident_share)
-        self._fetch = Gather(self.batch_size, ragged=self.rows % self.batch_size != 0)
         self._orders = _orders(self.rows, self.batch_size, shuffle)
         # What becomes of an epoch that is longer than what is left of a pass over the data differs, as in `fit`:
         # Keras 2 goes through `epochs` passes as one stream, Keras 3 ends the epoch.
@@ -89,39 +87,8 @@ class ArraySource:
             count = min(planned, self.steps - begin, self._pass_steps - self._next)
             feed, first, count = self._data.feed(self._next, count)
             self._next += count
-            yield Block(begin, planned, count, self._fetch, feed, first)
+            yield Block(begin, planned, count, self._data.fetch, feed, first)
             begin += count
-
-
-@dataclasses.dataclass(frozen=True)
-class Gather(Fetch):
-    """The fetch of rows in an order. Equal ones share a trace."""
-
-    batch_size: int
-    ragged: bool  # whether the last batch is smaller: then the batch size is not in the static shape, as in `fit`
-
-    def __call__(self, feed: Any, index: Any) -> Any:
-        """The rows of one batch."""
-        arrays, order = feed
-        begin = tf.cast(index, tf.int64) * self.batch_size
-        rows = order[begin : begin + self.batch_size]
-        if not self.ragged:
-            rows = tf.ensure_shape(rows, [self.batch_size])
-        return map_leaves(lambda array: gather(array, rows), arrays)
-
-    def element_spec(self, feed: Any) -> Any:
-        """The spec of a batch."""
-        return map_leaves(row_spec, feed[0])
-
-    def stack(self, feed: Any, index: Any, count: Any, head: None) -> tuple[list, Any]:
-        """The rows of `count` batches, gathered at once."""
-        del head
-        arrays, order = feed
-        begins = (tf.cast(index, tf.int64) + tf.range(tf.cast(count, tf.int64))) * self.batch_size
-        sizes = tf.minimum(tf.size(order, tf.int64) - begins, self.batch_size)
-        rows = order[begins[0] : begins[-1] + self.batch_size]
-        leaves = [gather(array, rows) for array in tf.nest.flatten(arrays) if array is not None]
-        return leaves, tf.tile(sizes[:, tf.newaxis], [1, len(leaves)])
 
 
 def _orders(rows: int, batch_size: int, shuffle: bool | str) -> Iterator[tf.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import logging
 import math
 from typing import Any
@@ -11,10 +12,42 @@ import numpy as np
 
 from customfit import compat
 from customfit.compat import keras, tf
-from customfit.data.rows import map_leaves, to_tensor
+from customfit.data.rows import gather, map_leaves, row_spec, to_tensor
+from customfit.data.source import Fetch
 
 CHUNK_BYTES = 2**25
 _logger = logging.getLogger("customfit")
+
+
+@dataclasses.dataclass(frozen=True)
+class Gather(Fetch):
+    """The fetch of resident rows. Equal ones share a trace."""
+
+    batch_size: int
+    ragged: bool  # whether the last batch is smaller: then the batch size is not in the static shape, as in `fit`
+
+    def __call__(self, feed: Any, index: Any) -> Any:
+        """The rows of one batch."""
+        arrays, order = feed
+        begin = tf.cast(index, tf.int64) * self.batch_size
+        rows = order[begin : begin + self.batch_size]
+        if not self.ragged:
+            rows = tf.ensure_shape(rows, [self.batch_size])
+        return map_leaves(lambda array: gather(array, rows), arrays)
+
+    def element_spec(self, feed: Any) -> Any:
+        """The spec of a batch."""
+        return map_leaves(row_spec, feed[0])
+
+    def stack(self, feed: Any, index: Any, count: Any, head: None) -> tuple[list, Any]:
+        """The rows of `count` batches, gathered at once."""
+        del head
+        arrays, order = feed
+        begins = (tf.cast(index, tf.int64) + tf.range(tf.cast(count, tf.int64))) * self.batch_size
+        sizes = tf.minimum(tf.size(order, tf.int64) - begins, self.batch_size)
+        rows = order[begins[0] : begins[-1] + self.batch_size]
+        leaves = [gather(array, rows) for array in tf.nest.flatten(arrays) if array is not None]
+        return leaves, tf.tile(sizes[:, tf.newaxis], [1, len(leaves)])
 
 
 class ResidentRows:
@@ -22,9 +55,11 @@ class ResidentRows:
 
     Args:
         arrays: A batch structure of all rows.
+        batch_size: Rows in a batch.
     """
 
-    def __init__(self, arrays: Any):
+    def __init__(self, arrays: Any, batch_size: int):
+        self.fetch = Gather(batch_size, ragged=_rows(arrays) % batch_size != 0)
         self._arrays = map_leaves(to_tensor, arrays)
         self._order: Any = None
 
@@ -37,6 +72,38 @@ class ResidentRows:
         return (self._arrays, self._order), first, count
 
 
+@dataclasses.dataclass(frozen=True)
+class Slice(Fetch):
+    """The fetch of a chunk, whose rows lie in order. Equal ones share a trace: a chunk has the same shape always."""
+
+    batch_size: int
+    ragged: bool
+
+    def __call__(self, feed: Any, index: Any) -> Any:
+        """The rows of one batch."""
+        arrays, end = feed
+        begin = index * self.batch_size
+        rows = slice(begin, tf.minimum(begin + self.batch_size, end))
+        batch = map_leaves(lambda array: array[rows], arrays)
+        if self.ragged:
+            return batch
+        return map_leaves(lambda leaf: tf.ensure_shape(leaf, [self.batch_size, *leaf.shape[1:]]), batch)
+
+    def element_spec(self, feed: Any) -> Any:
+        """The spec of a batch."""
+        return map_leaves(row_spec, feed[0])
+
+    def stack(self, feed: Any, index: Any, count: Any, head: None) -> tuple[list, Any]:
+        """The rows of `count` batches."""
+        del head
+        arrays, end = feed
+        begins = (index + tf.range(count)) * self.batch_size
+        sizes = tf.minimum(end - begins, self.batch_size)
+        rows = slice(begins[0], begins[0] + tf.reduce_sum(sizes))
+        leaves = [array[rows] for array in tf.nest.flatten(arrays) if array is not None]
+        return leaves, tf.tile(sizes[:, tf.newaxis], [1, len(leaves)])
+
+
 class StreamedRows:
     """Rows that stay on the host. A thread gathers the next chunk of batches while the device works on the last.
 
@@ -47,9 +114,11 @@ class StreamedRows:
     """
 
     def __init__(self, arrays: Any, batch_size: int, chunk_bytes: int = CHUNK_BYTES):
+        self.fetch = Slice(batch_size, ragged=_rows(arrays) % batch_size != 0)
         self._arrays = arrays
         row_bytes = max(1, nbytes(map_leaves(lambda leaf: leaf[:1], arrays)))
-        self._steps = max(1, chunk_bytes // (row_bytes * batch_size))  # in a chunk
+        fitting = max(1, chunk_bytes // (row_bytes * batch_size))
+        self._steps = min(fitting, math.ceil(_rows(arrays) / batch_size))  # in a chunk
         self._rows = self._steps * batch_size
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "customfit-rows")
         self._order = np.zeros(0, "int64")
@@ -75,7 +144,9 @@ class StreamedRows:
 
     def _gather(self, chunk: int, order: np.ndarray) -> tuple[Any, tf.Tensor]:
         rows = order[chunk * self._rows : (chunk + 1) * self._rows]
-        return map_leaves(lambda leaf: to_tensor(leaf[rows]), self._arrays), tf.range(len(rows), dtype=tf.int64)
+        # Of one shape always, so that the last chunk is not traced anew: then Keras 2's dropout would begin anew, too.
+        padded = np.pad(rows, (0, self._rows - len(rows)), mode="edge")
+        return map_leaves(lambda leaf: to_tensor(leaf[padded]), self._arrays), tf.constant(len(rows))
 
 
 def place_rows(arrays: Any, batch_size: int, resident_share: float) -> ResidentRows | StreamedRows:
@@ -91,7 +162,7 @@ def place_rows(arrays: Any, batch_size: int, resident_share: float) -> ResidentR
     on_host = all(isinstance(leaf, np.ndarray) for leaf in tf.nest.flatten(arrays) if leaf is not None)
     free = compat.free_memory() if on_host else math.inf  # tensors are on the device already
     if nbytes(arrays) <= resident_share * free or not on_host:
-        return ResidentRows(arrays)
+        return ResidentRows(arrays, batch_size)
     _logger.warning(
         "The arrays take %.1f GB, more than %.0f%% of the device's free %.1f GB: they are streamed to it. "
         "`resident_share` sets that share.",
@@ -110,3 +181,7 @@ def nbytes(arrays: Any) -> int:
         for leaf in tf.nest.flatten(arrays)
         if isinstance(leaf, np.ndarray)
     )
+
+
+def _rows(arrays: Any) -> int:
+    return next(leaf for leaf in tf.nest.flatten(arrays) if leaf is not None).shape[0]

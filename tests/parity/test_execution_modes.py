@@ -12,6 +12,7 @@ from tests.parity import models
 from tests.parity.compare import assert_parity, train
 
 X, Y = models.rows(150)  # batches of 16 leave a ragged last one
+pytestmark = pytest.mark.slow
 XLA_TOLERANCE = 1e-4  # XLA fuses operations, and so rounds elsewhere
 
 
