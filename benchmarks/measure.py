@@ -86,7 +86,9 @@ def alternate(makers: dict[str, Callable[[], Callable[[], Any]]], rounds: int) -
             for _ in range(WARM_UP_EPOCHS):
                 timings[name].warm_up_s.append(seconds(epochs[name]))
                 if timings[name].warm_up_s[0] > LONGEST_EPOCH_S:
-                    raise TimeoutError(f"it was not timed, as its first epoch took {timings[name].warm_up_s[0]:.0f} s")
+                    raise TimeoutError(
+                        f"not timed: its first epoch, with tracing, took {timings[name].warm_up_s[0]:.0f} s"
+                    )
         except Exception as error:  # of whatever kind: the others run nevertheless
             epochs.pop(name, None)
             timings[name].error = describe(error)

@@ -29,12 +29,12 @@ def times_as_fast(ratio: dict | None) -> str:
 
 def failures(results: list[dict], labels: dict[str, str]) -> list[str]:
     """A paragraph on those that could not run, the "-" of the tables; none where all ran."""
-    lines = dict.fromkeys(
-        f"- {labels[name]} could not run {row['workload']}. {outcome['error']}"
+    lines = [
+        f"- {labels[name]} could not run {row['workload']} ({row.get('data', 'arrays')}). {outcome['error']}"
         for row in results
         for name, outcome in row["contenders"].items()
         if "error" in outcome
-    )
+    ]
     return ["\n".join(lines)] if lines else []
 
 
