@@ -2,7 +2,8 @@
 
 from customfit import callbacks, clipping, testing
 from customfit._version import __version__
-from customfit.model import CustomTrainMixin, CustomTrainModel, CustomTrainSequential
+from customfit.mixin import CustomTrainMixin
+from customfit.model import CustomTrainModel, CustomTrainSequential
 from customfit.session import TrainingSession
 from customfit.stopping import EarlyStopping
 

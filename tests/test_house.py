@@ -22,6 +22,7 @@ LAYERS = [
     {"evaluation"},
     {"session"},
     {"loop"},
+    {"mixin"},
     {"model"},
     {"testing"},
     {"__init__"},
