@@ -121,6 +121,17 @@ def optimizer_variables(model) -> list:
     return list(variables() if callable(variables) else variables)
 
 
+def build_optimizer(model) -> None:
+    """Makes the optimizer's variables, as `fit` of Keras 3 does: a step whose first trace makes some is traced twice.
+
+    Only where all weights are known to be there, which they are in a model made of layers that it has called already.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    all_there = isinstance(model, (functional_class(), keras.Sequential)) and model.built
+    if all_there and hasattr(optimizer, "built") and not optimizer.built:
+        optimizer.build(model.trainable_variables)
+
+
 def free_memory() -> float:
     """Bytes that are free on the device on which tensors live: infinite where that cannot be known."""
     gpus = tf.config.list_logical_devices("GPU")

@@ -110,6 +110,7 @@ class TrainingSession:
         own += [self._stopping] if self._stopping is not None else []
         self.callbacks = self._callback_list(callbacks, own, verbose)
         self._hooks = BatchHooks(self.callbacks, "train")
+        compat.build_optimizer(model)
         self._train_step = compiled_steps(model).train
         self._evaluation = Evaluation(model, self.callbacks, progress=False)
         self._trainable_state = compat.compiled_trainable_state(model)

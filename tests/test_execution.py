@@ -61,6 +61,16 @@ def test_no_more_traces_than_fit_makes():
     assert ours.test_traces <= theirs.test_traces
 
 
+@pytest.mark.skipif(not hasattr(keras, "ops"), reason="an optimizer of Keras 2 makes its variables in its first step")
+def test_no_variable_is_left_to_make_in_the_first_step_so_that_one_trace_is_enough():
+    cls = counting()
+    keras.utils.set_random_seed(0)
+    model = models.dense(cls)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.custom_fit(X, Y, verbose=0)
+    assert cls.train_traces == 1
+
+
 def test_data_of_another_length_traces_no_step_again():
     cls = counting()
     model = train(cls, "custom_fit", {})
