@@ -1,9 +1,10 @@
 """Own your Keras training loop, and keep what `fit()` brings."""
 
-from customfit import callbacks, clipping, testing
+from customfit import callbacks, clipping, debug, testing
 from customfit._version import __version__
 from customfit.mixin import CustomTrainMixin
 from customfit.model import CustomTrainModel, CustomTrainSequential
+from customfit.nonfinite import NonFiniteError
 from customfit.session import TrainingSession
 from customfit.stopping import EarlyStopping
 
@@ -12,9 +13,11 @@ __all__ = [
     "CustomTrainModel",
     "CustomTrainSequential",
     "EarlyStopping",
+    "NonFiniteError",
     "TrainingSession",
     "__version__",
     "callbacks",
     "clipping",
+    "debug",
     "testing",
 ]

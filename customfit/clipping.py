@@ -153,6 +153,14 @@ class Clip:
     option: str
     value: float
 
+    variables = ()
+
+    def get_config(self) -> dict:
+        return {self.option: self.value}
+
+    def build(self, model) -> None:
+        pass
+
     def __call__(self, gradients: Sequence[Gradient], variables: Sequence[tf.Variable]) -> list[Gradient]:
         if self.option == "adaptive_clip":
             return clip_adaptively(gradients, variables, self.value)

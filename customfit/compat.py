@@ -79,6 +79,12 @@ def register_keras_serializable(cls: type) -> type:
     return register(package="customfit")(cls)
 
 
+def save_model(model, path: str) -> None:
+    """Saves a model as a `.keras` file, which TensorFlow 2.12 does only if told so."""
+    takes_format = "save_format" in inspect.signature(keras.models.save_model).parameters
+    model.save(path, **({"save_format": "keras_v3"} if takes_format and not IS_KERAS_3 else {}))
+
+
 def deserialize_keras_object(config: dict) -> Any:
     """`keras.saving.deserialize_keras_object`, which TensorFlow 2.12 does not export."""
     public = getattr(keras.saving, "deserialize_keras_object", None)
@@ -178,10 +184,17 @@ def track_loss(model, loss, x) -> None:
         tracker.update_state(loss, sample_weight=tf.shape(first)[0])
 
 
-def scale_loss(optimizer, loss):
-    """The loss times the optimizer's loss scale, which float16 needs so that small gradients survive."""
+def gradient_of_loss(optimizer, loss):
+    """What the backward pass begins with: ones, times the loss scale by which small gradients survive in float16.
+
+    The gradients then are those of the scaled loss to the bit, without another tensor in the tape.
+    """
+    ones = tf.ones_like(loss)
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if IS_KERAS_3 and KERAS_VERSION < (3, 8) and replicas > 1:  # newer ones and Keras 2 have the loss divided already
+        ones = ones / tf.cast(replicas, ones.dtype)
     scale = getattr(optimizer, "scale_loss" if IS_KERAS_3 else "get_scaled_loss", None)
-    return scale(loss) if scale else loss
+    return scale(ones) if scale else ones
 
 
 def unscale_gradients(optimizer, gradients: list) -> list:
@@ -189,18 +202,42 @@ def unscale_gradients(optimizer, gradients: list) -> list:
     if hasattr(optimizer, "get_unscaled_gradients"):
         return optimizer.get_unscaled_gradients(gradients)
     scale = _keras3_loss_scale(optimizer)
-    return gradients if scale is None else [_times(gradient, 1.0 / scale) for gradient in gradients]
+    return list(gradients) if scale is None else [_times(gradient, 1.0 / scale) for gradient in gradients]
 
 
-def rescale_gradients(optimizer, gradients: list) -> list:
-    """True gradients as `apply_gradients` wants them: Keras 3's unscales them itself, Keras 2's does not."""
+def apply_gradients(optimizer, gradients, variables, reduced: bool) -> None:
+    """`optimizer.apply_gradients` of true gradients.
+
+    Args:
+        optimizer: The optimizer. Keras 3's divides by its loss scale itself, Keras 2's does not.
+        gradients: The gradients, one a variable.
+        variables: The variables.
+        reduced: Whether the gradients are summed over all replicas already. Keras 2 can be told so; Keras 3 sums them
+            again, and gets its share.
+    """
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    options = {}
+    if reduced and replicas > 1 and IS_KERAS_3:
+        gradients = [_times(gradient, 1.0 / replicas) for gradient in gradients]
+    elif reduced and replicas > 1:
+        options["experimental_aggregate_gradients"] = False
     scale = _keras3_loss_scale(optimizer)
-    return gradients if scale is None else [_times(gradient, scale) for gradient in gradients]
+    if scale is not None:
+        gradients = [_times(gradient, scale) for gradient in gradients]
+    optimizer.apply_gradients(zip(gradients, variables), **options)
 
 
-def unscales_in_apply(optimizer) -> bool:
-    """Whether the gradients of a scaled loss may go into `apply_gradients` as they are."""
-    return not hasattr(optimizer, "get_unscaled_gradients")
+def has_dynamic_scale(optimizer) -> bool:
+    """Whether the optimizer skips updates that are not finite, in search of the largest loss scale that makes none."""
+    found_in = keras.optimizers if IS_KERAS_3 else keras.mixed_precision
+    return isinstance(optimizer, found_in.LossScaleOptimizer) and bool(getattr(optimizer, "dynamic", True))
+
+
+def loss_scale(optimizer):
+    """The loss scale as a tensor, or `None`."""
+    if hasattr(optimizer, "get_unscaled_gradients"):
+        return tf.convert_to_tensor(optimizer.loss_scale)
+    return _keras3_loss_scale(optimizer)
 
 
 def _keras3_loss_scale(optimizer):
@@ -218,6 +255,29 @@ def _times(gradient, factor):
         values = gradient.values * tf.cast(factor, gradient.values.dtype)
         return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
     return gradient * tf.cast(factor, gradient.dtype)
+
+
+def variable_path(variable) -> str:
+    """The name of a variable and of what it is part of: "dense/kernel"."""
+    return getattr(variable, "path", None) or variable.name.partition(":")[0]
+
+
+def step_state(model) -> list:
+    """The `tf.Variable`s that a step changes beside the optimizer's work: moving averages, metrics, random seeds."""
+    trainable = {id(variable) for variable in model.trainable_variables}
+    variables = [variable for variable in model.variables if id(variable) not in trainable]
+    variables += [variable for metric in model.metrics for variable in metric.variables]
+    return list({id(variable): variable for variable in native_variables(variables)}.values())
+
+
+def native_variables(variables) -> list:
+    """The `tf.Variable`s of Keras's variables, which in Keras 2 they are themselves."""
+    return [variable.value if IS_KERAS_3 else variable for variable in variables]
+
+
+def branches_in_replicas() -> bool:
+    """Whether an update of the current strategy may stand in a branch within a replica: it may where none is merged."""
+    return tf.__internal__.distribute.strategy_supports_no_merge_call()
 
 
 # ------------------------------------------------------------------------------------------- around the epoch loop

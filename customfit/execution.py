@@ -45,7 +45,7 @@ class CompiledStep:
             return
         graph_step = LoopStep(
             tf.function(counted_step, reduce_retracing=True, autograph=False),
-            results=model.get_metrics_result if model.returns_metrics(name) else None,
+            results=model.results_of(name),
         )
         self._blocks = GraphBlocks(graph_step)
         if compat.jit_compile(model):

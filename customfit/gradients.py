@@ -1,29 +1,264 @@
-"""From the tape's gradients to new weights: unscale -> transform -> clip -> apply."""
+"""From the tape to new weights: unscale -> accumulate -> all-reduce -> finite? -> transform -> clip -> apply.
+
+The order is what makes each stage right. Norms are of true gradients, not of those of a scaled loss. Those of
+micro-batches and of replicas are summed before anything looks at them, so that it sees what one large batch on one
+device would have given. What is not finite is found before it reaches a weight. What you do to gradients comes before
+the clip, so that the clip has the last word.
+"""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
-from customfit import compat
+from customfit import compat, replicas
+from customfit.accumulation import Accumulator
+from customfit.clipping import Clip, Gradient
+from customfit.compat import tf
+from customfit.gradient_metrics import GradientMetrics
+from customfit.nonfinite import Guard, NonFiniteError, all_finite
 
 
-def apply_gradients(model, gradients: list, variables: list) -> None:
-    """Updates `variables` with what `transform_gradients` and the clip of `compile()` make of their gradients.
+class GradientPipeline:
+    """What a model's step does to gradients, as `compile()` asks for it.
 
     Args:
-        model: The model, whose optimizer is used.
-        gradients: Gradients of the scaled loss (`compat.scale_loss`), one a variable.
-        variables: The variables, in the same order.
+        clip: The clip, or `None`.
+        accumulation_steps: How many micro-batches make one update; `None`: each batch is one.
+        nonfinite: What becomes of a step that is not finite: a policy of `customfit.nonfinite`.
+        dump: A folder to save such a step in, or `None`.
+        metrics: Names of gradient metrics for the logs.
     """
-    if not variables:
-        warnings.warn("The model does not have any trainable weights.", stacklevel=2)
-        return
-    optimizer = model.optimizer
-    if not model.changes_gradients and compat.unscales_in_apply(optimizer):
-        optimizer.apply_gradients(zip(gradients, variables))
-        return
-    gradients = compat.unscale_gradients(optimizer, gradients)
-    gradients = model.transform_gradients(gradients, variables)
-    if model.gradient_clip is not None:
-        gradients = model.gradient_clip(gradients, variables)
-    optimizer.apply_gradients(zip(compat.rescale_gradients(optimizer, gradients), variables))
+
+    def __init__(
+        self,
+        clip: Clip | None = None,
+        accumulation_steps: int | None = None,
+        nonfinite: str | None = None,
+        dump: Any = None,
+        metrics: Sequence[str] = (),
+    ):
+        self.clip = clip
+        self.accumulation_steps = _checked_steps(accumulation_steps)
+        self.guard = Guard(nonfinite, dump)
+        self.metrics = GradientMetrics(metrics)
+        self._updates: dict[tuple, Update] = {}
+
+    def get_config(self) -> dict:
+        """The options of `compile()` that make it again."""
+        options = {
+            **(self.clip.get_config() if self.clip is not None else {}),
+            "gradient_accumulation_steps": self.accumulation_steps,
+            "nonfinite": self.guard.policy,
+            "nonfinite_dump": self.guard.dump,
+            "gradient_metrics": list(self.metrics.names) or None,
+        }
+        return {name: value for name, value in options.items() if value is not None}
+
+    def check_optimizer(self, optimizer: Any) -> None:
+        """Refuses an optimizer that accumulates gradients, too."""
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        own = getattr(inner, "gradient_accumulation_steps", None)
+        if own and self.accumulation_steps:
+            raise ValueError(
+                "`gradient_accumulation_steps` must be set in `compile()` or in the optimizer, not in both. Received: "
+                f"gradient_accumulation_steps={self.accumulation_steps} and an optimizer with {own}"
+            )
+
+    @property
+    def updates(self) -> list[Update]:
+        """One for each list of variables that gradients have come for."""
+        return list(self._updates.values())
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """All state: of accumulators, clips, counters and metrics."""
+        of_updates = [variable for update in self._updates.values() for variable in update.state]
+        return [*of_updates, *self.guard.variables, *self.metrics.variables]
+
+    def build(self, model: Any, variables: Sequence[Any], optimizer: Any = None) -> Update:
+        """Makes the state that updates of these variables need. It may be called from within a graph."""
+        optimizer = model.optimizer if optimizer is None else optimizer
+        key = (id(optimizer), *map(id, variables))
+        if key not in self._updates:
+            with tf.init_scope():
+                self.guard.build()
+                self.metrics.build(variables)
+                self._updates[key] = Update(self, model, list(variables), optimizer)
+        return self._updates[key]
+
+    def apply(
+        self, model: Any, gradients: Sequence[Gradient], variables: Sequence[Any], optimizer: Any, loss: Any, rows: Any
+    ) -> None:
+        """Updates variables with their true gradients.
+
+        Args:
+            model: The model.
+            gradients: Unscaled gradients, one a variable.
+            variables: The variables.
+            optimizer: The optimizer.
+            loss: The loss that the gradients are of, if it is to be checked.
+            rows: How many rows the gradients are the mean over, by which micro-batches are weighed.
+        """
+        if not variables:
+            warnings.warn("The model does not have any trainable weights.", stacklevel=2)
+            return
+        update = self.build(model, variables, optimizer)
+        if update.is_plain:
+            compat.apply_gradients(optimizer, gradients, variables, reduced=False)
+            return
+        if update.accumulator is None:
+            gradients = replicas.sum_over_replicas(gradients)  # before the check: what one finds, all find
+        if self.guard.policy is None:
+            update.take_in(gradients, rows)
+            return
+        bad = self.guard.judge(gradients, variables, loss, scaled=compat.has_dynamic_scale(optimizer))
+        update.take_in(gradients, rows, good=tf.logical_not(bad))
+
+    def logs(self, model: Any, logs: dict) -> dict:
+        """A step's logs, in which a step that was undone does not show, and the metrics of gradients."""
+        if self.guard.policy is not None:
+            results = model.get_metrics_result()
+            logs = {name: results.get(name, value) for name, value in logs.items()}
+        return {**logs, **self.metrics.results()}
+
+    def prepare(self, model: Any) -> None:
+        """Makes the state before the first step where it cannot be made within one: on several replicas."""
+        strategy = model.distribute_strategy
+        if strategy.num_replicas_in_sync > 1 and model.built and model.optimizer is not None:
+            with strategy.scope():
+                self.build(model, model.trainable_variables)
+
+    @property
+    def has_events(self) -> bool:
+        """Whether something is to be done around steps: `heed` after each, `flush` at the end of an epoch."""
+        return bool(self.accumulation_steps) or self.guard.ends
+
+    def heed(self, model: Any, epoch: int, steps: int) -> None:
+        """Looks whether a step was not finite, and raises or stops as `nonfinite=` says.
+
+        Args:
+            model: The model.
+            epoch: The epoch.
+            steps: How many steps of it have been run.
+        """
+        found = self.guard.found()
+        if found is None:
+            return
+        what, ago = found
+        error = NonFiniteError(what, epoch, steps - ago, self.guard.save(model))
+        if self.guard.policy == "raise":
+            raise error
+        model.stop_training = True
+        self.guard.stop_reason = str(error)
+
+    def flush(self) -> None:
+        """Applies what is left of micro-batches that did not make a whole update, as at the end of an epoch."""
+        for update in self._updates.values():
+            update.flush()
+
+
+class Update:
+    """The way of the gradients of some variables into them, and the state it needs.
+
+    Args:
+        pipeline: What it is part of.
+        model: The model.
+        variables: The variables.
+        optimizer: Their optimizer.
+    """
+
+    def __init__(self, pipeline: GradientPipeline, model: Any, variables: list, optimizer: Any):
+        self._model = model
+        self._variables = variables
+        self._optimizer = optimizer
+        self._metrics = pipeline.metrics
+        self._among: list = []
+        self._flush: Any = None
+        # A clip may keep a history, which is that of these variables alone.
+        self._clip = None if pipeline.clip is None else Clip.from_options(**pipeline.clip.get_config())
+        if self._clip is not None:
+            self._clip.build(model)
+        steps = pipeline.accumulation_steps
+        self.accumulator = None if steps is None else Accumulator(variables, steps)
+        self.is_plain = not (
+            model.changes_gradients or steps or pipeline.guard.policy or self._metrics or self._metrics.layers
+        )
+
+    @property
+    def state(self) -> list[tf.Variable]:
+        """Its variables."""
+        return [
+            *(self._clip.variables if self._clip is not None else []),
+            *(self.accumulator.variables if self.accumulator is not None else []),
+        ]
+
+    def take_in(self, gradients: Sequence[Gradient], rows: Any, good: tf.Tensor | None = None) -> None:
+        """Adds gradients to those of other micro-batches, if any, and applies them if they are enough.
+
+        Args:
+            gradients: Gradients; already summed over replicas if there are no micro-batches.
+            rows: Rows of the batch.
+            good: Whether they may change anything.
+        """
+        accumulator = self.accumulator
+        if accumulator is None:
+            if good is None:
+                self._apply(gradients)
+            else:
+                there = [gradient for gradient in gradients if gradient is not None]
+                replicas.run_if(good, lambda present: self._apply(_in_places(present, gradients)), there)
+            return
+        self._among = [None if gradient is None else True for gradient in gradients]
+        if good is None:
+            accumulator.add(gradients, rows)
+        else:
+            tf.cond(
+                good,
+                lambda: accumulator.add(gradients, rows),
+                accumulator.skip,
+            )
+        replicas.run_if(accumulator.is_full(), lambda _: self._apply(accumulator.take(self._among)), [])
+
+    def flush(self) -> None:
+        """Applies what micro-batches there are."""
+        if self.accumulator is None or not self._among:
+            return
+        if self._flush is None:
+            strategy = self._model.distribute_strategy
+            accumulator, among = self.accumulator, self._among
+
+            def flush_replica():
+                replicas.run_if(accumulator.has_some(), lambda _: self._apply(accumulator.take(among)), [])
+
+            self._flush = tf.function(lambda: strategy.run(flush_replica), autograph=False)
+        self._flush()
+
+    def _apply(self, gradients: Sequence[Gradient]) -> None:
+        """Transforms, clips and applies the gradients of an update, which are summed over replicas."""
+        gradients = list(self._model.transform_gradients(list(gradients), self._variables))
+        clipped = gradients if self._clip is None else self._clip(gradients, self._variables)
+        optimizer = self._optimizer
+        finite = None
+        if compat.has_dynamic_scale(optimizer):
+            finite = all_finite(clipped)
+            self._metrics.count_skipped(tf.logical_not(finite))
+        with self._metrics.measuring(gradients, clipped, self._variables, compat.loss_scale(optimizer), finite):
+            compat.apply_gradients(optimizer, clipped, self._variables, reduced=True)
+
+
+def _checked_steps(steps: Any) -> int | None:
+    if steps is None:
+        return None
+    if isinstance(steps, bool) or not hasattr(steps, "__index__") or steps < 1:
+        raise ValueError(
+            f"`gradient_accumulation_steps` must be a positive integer. Received: gradient_accumulation_steps={steps!r}"
+        )
+    return int(steps) if steps > 1 else None
+
+
+def _in_places(present: Sequence[Gradient], among: Sequence[Gradient]) -> list[Gradient]:
+    """The gradients that there are, at the places that they have among those that there are not."""
+    rest = iter(present)
+    return [None if gradient is None else next(rest) for gradient in among]

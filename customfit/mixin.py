@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any
+import inspect
+from typing import TYPE_CHECKING, Any, Callable
 
 from customfit import compat
+from customfit.callbacks.gradient_events import GradientEvents
 from customfit.clipping import Clip, Gradient
 from customfit.compat import keras, tf
-from customfit.data import check_worker_options, make_source, split_rows
+from customfit.data import check_worker_options, count_batch_rows, make_source, split_rows
 from customfit.evaluation import Evaluation
-from customfit.gradients import apply_gradients
+from customfit.gradients import GradientPipeline
 from customfit.loop import run_epochs
 from customfit.session import TrainingSession
 
@@ -33,6 +35,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
     """
 
     gradient_clip: Clip | None = None
+    gradient_pipeline = GradientPipeline()
     jit_compile_is_auto = True
     _compiled_steps = None
 
@@ -43,11 +46,15 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
         adaptive_clip: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        nonfinite: str | None = None,
+        nonfinite_dump: Any = None,
+        gradient_metrics: Any = (),
         **kwargs: Any,
     ) -> None:
-        """Configures the model for training: `keras.Model.compile`, and gradient clipping in the training step.
+        """Configures the model for training: `keras.Model.compile`, and what the training step does to gradients.
 
-        At most one of the clipping options may be set. They hold under `fit()` and `custom_fit()` alike.
+        All of it holds under `fit()` and `custom_fit()` alike. At most one of the clipping options may be set.
 
         Args:
             *args: As in `keras.Model.compile`.
@@ -56,6 +63,17 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             global_clipnorm: Clips all gradients together to this L2 norm.
             adaptive_clip: Clips each unit's gradient to this ratio of its weights' norm (Brock et al. 2021,
                 https://arxiv.org/abs/2102.06171).
+            gradient_accumulation_steps: How many batches make one update of the weights: as one batch of all their rows
+                would, to rounding. `optimizer.iterations` counts updates. What is left at the end of an epoch is
+                applied there, under `fit` and `custom_fit`; in a loop of your own, by `apply_accumulated_gradients`.
+            nonfinite: What becomes of a step whose loss or gradients are not finite. `None`: what Keras does. `"skip"`:
+                it changes nothing and is counted in `skipped_steps`. `"raise"`: it changes nothing, and a
+                `customfit.NonFiniteError` names what it was, the step and the epoch. `"stop"`: it changes nothing, and
+                training ends. With the dynamic loss scale of `mixed_float16`, gradients that overflow are how the scale
+                finds its value: there only the loss counts.
+            nonfinite_dump: With `nonfinite="raise"`, a folder to save such a step in, for `customfit.debug.replay`.
+            gradient_metrics: Some of `"grad_norm"`, `"clip_fraction"`, `"update_ratio"`, `"loss_scale"` and
+                `"skipped_steps"`, which then are in the logs and in History; see `customfit.gradient_metrics`.
             **kwargs: As in `keras.Model.compile`.
 
         Raises:
@@ -65,21 +83,26 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         clip = Clip.from_options(
             clipvalue=clipvalue, clipnorm=clipnorm, global_clipnorm=global_clipnorm, adaptive_clip=adaptive_clip
         )
+        pipeline = GradientPipeline(
+            clip,
+            accumulation_steps=gradient_accumulation_steps,
+            nonfinite=nonfinite,
+            dump=nonfinite_dump,
+            metrics=gradient_metrics,
+        )
         _check_metric_names(kwargs.get("metrics"))
         _check_metric_names(kwargs.get("weighted_metrics"))
         super().compile(*args, **compat.compile_options(kwargs))
+        pipeline.check_optimizer(self.optimizer)
         self.gradient_clip = clip
+        self.gradient_pipeline = pipeline
         self.jit_compile_is_auto = kwargs.get("jit_compile", "auto") == "auto"
         self._compiled_steps = None
 
     def get_compile_config(self) -> dict | None:
         """The arguments of `compile()`, serialised: what `save()` keeps."""
         config = super().get_compile_config()
-        return (
-            {**config, self.gradient_clip.option: self.gradient_clip.value}
-            if config and self.gradient_clip is not None
-            else config
-        )
+        return {**config, **self.gradient_pipeline.get_config()} if config else config
 
     def compile_from_config(self, config: dict) -> None:
         """Compiles the model with what `get_compile_config` gave: what `load_model` does."""
@@ -99,14 +122,15 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             The metrics so far in this epoch, by name.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        with tf.GradientTape() as tape:
-            y_pred = self(x, training=True)
-            loss = compat.compute_loss(self, x, y, y_pred, sample_weight, training=True)
-            scaled_loss = compat.scale_loss(self.optimizer, loss)
-        compat.track_loss(self, loss, x)
-        variables = self.trainable_variables  # after the forward pass, which may have built the model
-        apply_gradients(self, tape.gradient(scaled_loss, variables), variables)
-        return self.compute_metrics(x, y, y_pred, sample_weight)
+        with self.gradient_pipeline.guard.around(self, data):  # `nonfinite=`: a bad step is as if it had not been
+            with tf.GradientTape() as tape:
+                y_pred = self(x, training=True)
+                loss = compat.compute_loss(self, x, y, y_pred, sample_weight, training=True)
+            compat.track_loss(self, loss, x)
+            gradients = self.compute_gradients(loss, tape)
+            self.apply_gradients(gradients, loss=loss, batch_size=count_batch_rows(x))
+            logs = self.compute_metrics(x, y, y_pred, sample_weight)
+        return self.gradient_pipeline.logs(self, logs)
 
     def test_step(self, data: Any) -> dict:
         """One step of validation: forward pass with `training=False`, loss, metrics. No weight moves.
@@ -122,6 +146,45 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         loss = compat.compute_loss(self, x, y, y_pred, sample_weight, training=False)
         compat.track_loss(self, loss, x)
         return self.compute_metrics(x, y, y_pred, sample_weight)
+
+    def compute_gradients(self, loss: Any, tape: tf.GradientTape, variables: Any = None, optimizer: Any = None) -> list:
+        """The true gradients of a loss: what mixed precision has scaled is unscaled.
+
+        With `apply_gradients` it is what a `train_step` of your own is built of: see `examples/sam.py` and `gan.py`.
+
+        Args:
+            loss: The loss, as a tensor that the tape has seen.
+            tape: The tape of the forward pass.
+            variables: What to differentiate by. Defaults to the trainable variables, read now: the forward pass may
+                have built them.
+            optimizer: The optimizer, for its loss scale. Defaults to that of the model.
+
+        Returns:
+            The gradients, one a variable: tensors, `tf.IndexedSlices` or `None`.
+        """
+        optimizer = self.optimizer if optimizer is None else optimizer
+        variables = self.trainable_variables if variables is None else list(variables)
+        seed = compat.gradient_of_loss(optimizer, loss)
+        return compat.unscale_gradients(optimizer, tape.gradient(loss, variables, output_gradients=seed))
+
+    def apply_gradients(
+        self, gradients: Any, variables: Any = None, optimizer: Any = None, *, loss: Any = None, batch_size: Any = None
+    ) -> None:
+        """Brings gradients to their variables: accumulated, summed over replicas, checked, transformed and clipped.
+
+        Args:
+            gradients: The true gradients, one a variable, as `compute_gradients` gives them.
+            variables: The variables. Defaults to the trainable variables.
+            optimizer: The optimizer. Defaults to that of the model.
+            loss: The loss, to be checked as well by `compile(nonfinite=)`.
+            batch_size: How many rows the loss is the mean over, by which accumulated gradients are weighed. Defaults
+                to 1: all batches count alike.
+        """
+        optimizer = self.optimizer if optimizer is None else optimizer
+        variables = self.trainable_variables if variables is None else list(variables)
+        self.gradient_pipeline.apply(
+            self, gradients, variables, optimizer, loss, 1 if batch_size is None else batch_size
+        )
 
     def transform_gradients(self, gradients: list[Gradient], variables: list) -> list[Gradient]:
         """Override this to do anything to the gradients between the tape and the optimizer; clipping follows it.
@@ -142,15 +205,68 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             self.gradient_clip is not None or type(self).transform_gradients is not CustomTrainMixin.transform_gradients
         )
 
-    def returns_metrics(self, name: str) -> bool:
-        """Whether the logs of `train_step` or `test_step` are the metrics' results and nothing else.
+    def results_of(self, name: str) -> Callable[[], dict] | None:
+        """What gives the logs of `train_step` or `test_step`, where these are the metrics' results and nothing else.
 
         So it is with the steps of this class. They then need not be computed for a step whose logs nobody reads.
         """
         ours = getattr(type(self), name) is getattr(CustomTrainMixin, name)
-        return ours and type(self).compute_metrics is keras.Model.compute_metrics
+        if not ours or type(self).compute_metrics is not keras.Model.compute_metrics:
+            return None
+        if name == "test_step":
+            return self.get_metrics_result
+        return lambda: {**self.get_metrics_result(), **self.gradient_pipeline.metrics.results()}
+
+    def get_metrics_result(self) -> dict:
+        """The metrics so far in this epoch, by name; those of gradients too, once there are any."""
+        results = super().get_metrics_result()
+        metrics = self.gradient_pipeline.metrics
+        if tf.executing_eagerly() and metrics.has_results:  # a step in a graph adds them itself
+            results = {**results, **metrics.results()}
+        return results
+
+    def reset_metrics(self) -> None:
+        """Sets all metrics to zero."""
+        super().reset_metrics()
+        self.gradient_pipeline.metrics.reset()
 
     # -------------------------------------------------------------------------------------------------- the loop
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Trains the model as `keras.Model.fit` does, with the steps of this class.
+
+        A callback is added where `compile()` asks for what `fit` does not know of: to apply what is left of accumulated
+        gradients at the end of an epoch, and to raise or stop after a step that was not finite.
+        """
+        self.gradient_pipeline.prepare(self)
+        if not self.gradient_pipeline.has_events:
+            return super().fit(*args, **kwargs)
+        arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+        events = GradientEvents()
+        callbacks = arguments.get("callbacks")
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            events.set_model(self)
+            callbacks.callbacks.insert(0, events)
+        else:
+            given = callbacks if isinstance(callbacks, (list, tuple)) else [] if callbacks is None else [callbacks]
+            arguments["callbacks"] = [events, *given]
+        try:
+            return super().fit(**arguments)
+        finally:
+            if isinstance(callbacks, keras.callbacks.CallbackList):
+                callbacks.callbacks.remove(events)
+
+    def apply_accumulated_gradients(self) -> None:
+        """Applies the gradients of `gradient_accumulation_steps` that have not made a whole update yet, if any.
+
+        `fit` and `custom_fit` do so at the end of an epoch's training; a loop of your own calls this.
+        """
+        self.gradient_pipeline.flush()
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps changed nothing since `compile()`, because something was not finite."""
+        return self.gradient_pipeline.guard.skipped
 
     def custom_fit(
         self,

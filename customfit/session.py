@@ -111,6 +111,7 @@ class TrainingSession:
         self.callbacks = self._callback_list(callbacks, own, verbose)
         self._hooks = BatchHooks(self.callbacks, "train")
         compat.build_optimizer(model)
+        model.gradient_pipeline.prepare(model)
         self._train_step = compiled_steps(model).train
         self._evaluation = Evaluation(model, self.callbacks, progress=False)
         self._trainable_state = compat.compiled_trainable_state(model)
@@ -225,6 +226,7 @@ class TrainingSession:
         if logs is not None:
             self.step = block.begin + block.done
             self._step_logs = logs
+            self.model.gradient_pipeline.heed(self.model, self.epoch, self.step)
             self._hooks.end(block, logs)
         return logs
 
@@ -274,8 +276,8 @@ class TrainingSession:
 
     @property
     def stop_reason(self) -> str | None:
-        """Why early stopping ended training, in a sentence, or `None`."""
-        return getattr(self._stopping, "stop_reason", None)
+        """Why early stopping or `nonfinite="stop"` ended training, in a sentence, or `None`."""
+        return getattr(self._stopping, "stop_reason", None) or self.model.gradient_pipeline.guard.stop_reason
 
     @property
     def history(self) -> keras.callbacks.History:
@@ -314,6 +316,7 @@ class TrainingSession:
     def _training_logs(self) -> dict:
         """This epoch's logs so far, as numbers: the metrics' results over its steps, and validation once it has run."""
         if self._epoch_logs is None:
+            self.model.gradient_pipeline.flush()
             self._hooks.refresh()
             self._epoch_logs = metric_results(self.model, self._step_logs)
         return self._epoch_logs

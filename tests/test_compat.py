@@ -49,11 +49,11 @@ def test_private_names_of_models_are_there():
         assert callable(model._maybe_load_initial_counters_from_ckpt)
 
 
-def test_private_names_of_callbacks_and_evaluation_are_there():
-    tensorboard = keras.callbacks.TensorBoard("unused")
+def test_private_names_of_callbacks_and_evaluation_are_there(tmp_path):
+    tensorboard = keras.callbacks.TensorBoard(str(tmp_path))
     tensorboard.set_model(keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]))
     assert compat.ignores_batches(tensorboard, "train")
-    assert not compat.ignores_batches(keras.callbacks.TensorBoard("unused", write_steps_per_second=True), "train")
+    assert not compat.ignores_batches(keras.callbacks.TensorBoard(str(tmp_path), write_steps_per_second=True), "train")
     assert compat.ignores_batches(keras.callbacks.ModelCheckpoint("unused.keras"), "train")
     assert not compat.ignores_batches(keras.callbacks.ModelCheckpoint("unused.keras", save_freq=3), "train")
     assert not compat.ignores_batches(keras.callbacks.TerminateOnNaN(), "train")

@@ -15,6 +15,9 @@ PACKAGE = ROOT / "customfit"
 LAYERS = [
     {"compat", "_version"},
     {"clipping"},
+    {"replicas"},
+    {"accumulation", "gradient_metrics", "debug"},
+    {"nonfinite"},
     {"gradients", "data", "stopping", "pace"},
     {"graph", "callbacks"},
     {"xla"},

@@ -1,0 +1,88 @@
+"""What a step must mind where it runs on several replicas: sums over all, copies of state, and branches.
+
+On one device all of this is nothing: sums are what they sum, and a branch is `tf.cond`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Callable
+
+from customfit import compat
+from customfit.clipping import Gradient
+from customfit.compat import tf
+
+
+def replica_count() -> int:
+    """How many replicas run this step at once."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def variable(initial: Any, name: str, summed: bool = False) -> tf.Variable:
+    """A variable of which each replica has a copy of its own.
+
+    Args:
+        initial: The initial value.
+        name: The name.
+        summed: Whether its value for the world is the sum over the replicas; else that of the first one.
+    """
+    aggregation = tf.VariableAggregation
+    return tf.Variable(
+        initial,
+        trainable=False,
+        name=name,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=aggregation.SUM if summed else aggregation.ONLY_FIRST_REPLICA,
+    )
+
+
+def can_assign(variable: tf.Variable) -> bool:
+    """Whether a replica may assign to it alone: where there are several, only to what each has for itself."""
+    on_read = tf.VariableSynchronization.ON_READ
+    return replica_count() == 1 or getattr(variable, "synchronization", None) == on_read
+
+
+def sum_over_replicas(tensors: Sequence[Gradient]) -> list[Gradient]:
+    """The sum of each tensor over the replicas. `None` stays what it is."""
+    if replica_count() == 1:
+        return list(tensors)
+    there = [tensor for tensor in tensors if tensor is not None]
+    context = tf.distribute.get_replica_context()
+    sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, there) if there else ())
+    return [None if tensor is None else next(sums) for tensor in tensors]
+
+
+def on_any_replica(condition: tf.Tensor) -> tf.Tensor:
+    """Whether a condition holds on any replica."""
+    (count,) = sum_over_replicas([tf.cast(condition, tf.float32)])
+    return count > 0
+
+
+def run_if(condition: tf.Tensor, update: Callable[..., None], tensors: Sequence[Gradient]) -> None:
+    """Runs `update(tensors)` where a condition holds, which must be the same on all replicas.
+
+    An optimizer's update leaves the replicas for a moment, which it must not do within a branch of theirs: there the
+    branch is taken outside them.
+
+    Args:
+        condition: A scalar.
+        update: Changes variables. It is called in each replica.
+        tensors: What it is called with.
+    """
+    if replica_count() == 1 or compat.branches_in_replicas():
+        tf.cond(condition, lambda: _then_nothing(update(tensors)), lambda: tf.constant(0))
+        return
+
+    def branch(strategy, condition, tensors):
+        first = strategy.experimental_local_results(condition)[0]
+        tf.cond(
+            first,
+            lambda: _then_nothing(strategy.extended.call_for_each_replica(update, args=(tensors,))),
+            lambda: tf.constant(0),
+        )
+
+    tf.distribute.get_replica_context().merge_call(branch, args=(condition, list(tensors)))
+
+
+def _then_nothing(_: Any) -> tf.Tensor:
+    return tf.constant(0)
