@@ -132,7 +132,7 @@ def build_optimizer(model) -> None:
 
     Only where all weights are known to be there, which they are in a model made of layers that it has called already.
     """
-    optimizer = getattr(model, "optimizer", None)
+    optimizer: Any = getattr(model, "optimizer", None)
     all_there = isinstance(model, (functional_class(), keras.Sequential)) and model.built
     if all_there and hasattr(optimizer, "built") and not optimizer.built:
         optimizer.build(model.trainable_variables)

@@ -55,10 +55,10 @@ def sum_over_replicas(tensors: Sequence[Gradient]) -> list[Gradient]:
 def on_any_replica(condition: tf.Tensor) -> tf.Tensor:
     """Whether a condition holds on any replica."""
     (count,) = sum_over_replicas([tf.cast(condition, tf.float32)])
-    return count > 0
+    return tf.cast(count, tf.bool)
 
 
-def run_if(condition: tf.Tensor, update: Callable[..., None], tensors: Sequence[Gradient]) -> None:
+def run_if(condition: tf.Tensor, update: Callable[[Any], Any], tensors: Sequence[Gradient]) -> None:
     """Runs `update(tensors)` where a condition holds, which must be the same on all replicas.
 
     An optimizer's update leaves the replicas for a moment, which it must not do within a branch of theirs: there the
@@ -70,19 +70,20 @@ def run_if(condition: tf.Tensor, update: Callable[..., None], tensors: Sequence[
         tensors: What it is called with.
     """
     if replica_count() == 1 or compat.branches_in_replicas():
-        tf.cond(condition, lambda: _then_nothing(update(tensors)), lambda: tf.constant(0))
+        tf.cond(condition, lambda: _then_nothing(update, tensors), lambda: tf.constant(0))
         return
 
     def branch(strategy, condition, tensors):
         first = strategy.experimental_local_results(condition)[0]
         tf.cond(
             first,
-            lambda: _then_nothing(strategy.extended.call_for_each_replica(update, args=(tensors,))),
+            lambda: _then_nothing(lambda args: strategy.extended.call_for_each_replica(update, args=(args,)), tensors),
             lambda: tf.constant(0),
         )
 
     tf.distribute.get_replica_context().merge_call(branch, args=(condition, list(tensors)))
 
 
-def _then_nothing(_: Any) -> tf.Tensor:
+def _then_nothing(update: Callable[[Any], Any], tensors: Any) -> tf.Tensor:
+    update(tensors)
     return tf.constant(0)
