@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 from customfit import compat
+from customfit.compat import tf
 
 
 def apply_gradients(model, gradients: list, variables: list) -> None:
@@ -25,5 +26,7 @@ def apply_gradients(model, gradients: list, variables: list) -> None:
     gradients = compat.unscale_gradients(optimizer, gradients)
     gradients = model.transform_gradients(gradients, variables)
     if model.gradient_clip is not None:
+        with tf.init_scope():
+            model.gradient_clip.build(model)
         gradients = model.gradient_clip(gradients, variables)
     optimizer.apply_gradients(zip(compat.rescale_gradients(optimizer, gradients), variables))

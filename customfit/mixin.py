@@ -6,7 +6,7 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 from customfit import compat
-from customfit.clipping import Clip, Gradient
+from customfit.clipping import Clip, Gradient, check_no_other_clip
 from customfit.compat import keras, tf
 from customfit.data import check_worker_options, make_source, split_rows
 from customfit.evaluation import Evaluation
@@ -43,6 +43,8 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
         adaptive_clip: float | None = None,
+        adaptive_clip_exclude: list | None = None,
+        clip_percentile: float | None = None,
         **kwargs: Any,
     ) -> None:
         """Configures the model for training: `keras.Model.compile`, and gradient clipping in the training step.
@@ -55,19 +57,29 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             clipnorm: Clips each variable's gradient to this L2 norm.
             global_clipnorm: Clips all gradients together to this L2 norm.
             adaptive_clip: Clips each unit's gradient to this ratio of its weights' norm (Brock et al. 2021,
-                https://arxiv.org/abs/2102.06171).
+                https://arxiv.org/abs/2102.06171), except in the output layers.
+            adaptive_clip_exclude: Layers that `adaptive_clip` leaves alone, or their names. Defaults to the output
+                layers of a functional or Sequential model, and to none of a subclassed one, where they are not known.
+            clip_percentile: Clips all gradients together to this percentile of their norms in the last 1000 updates
+                (Seetharaman et al. 2020, https://arxiv.org/abs/2007.14469).
             **kwargs: As in `keras.Model.compile`.
 
         Raises:
-            ValueError: If more than one clipping option is set, one is not a positive number, or no metric has a name
-                that was given.
+            ValueError: If more than one clipping option is set, one is not a positive number, the optimizer clips by
+                itself as well, or no metric has a name that was given.
         """
         clip = Clip.from_options(
-            clipvalue=clipvalue, clipnorm=clipnorm, global_clipnorm=global_clipnorm, adaptive_clip=adaptive_clip
+            clipvalue=clipvalue,
+            clipnorm=clipnorm,
+            global_clipnorm=global_clipnorm,
+            adaptive_clip=adaptive_clip,
+            adaptive_clip_exclude=adaptive_clip_exclude,
+            clip_percentile=clip_percentile,
         )
         _check_metric_names(kwargs.get("metrics"))
         _check_metric_names(kwargs.get("weighted_metrics"))
         super().compile(*args, **compat.compile_options(kwargs))
+        check_no_other_clip(clip, self.optimizer)
         self.gradient_clip = clip
         self.jit_compile_is_auto = kwargs.get("jit_compile", "auto") == "auto"
         self._compiled_steps = None
@@ -75,11 +87,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
     def get_compile_config(self) -> dict | None:
         """The arguments of `compile()`, serialised: what `save()` keeps."""
         config = super().get_compile_config()
-        return (
-            {**config, self.gradient_clip.option: self.gradient_clip.value}
-            if config and self.gradient_clip is not None
-            else config
-        )
+        return {**config, **self.gradient_clip.get_config()} if config and self.gradient_clip is not None else config
 
     def compile_from_config(self, config: dict) -> None:
         """Compiles the model with what `get_compile_config` gave: what `load_model` does."""
