@@ -68,6 +68,18 @@ def functional_class() -> type:
     return importlib.import_module(f"{package}.functional").Functional
 
 
+def origin(tensor) -> tuple[Any, list]:
+    """The layer that made a symbolic tensor of a functional model, and the symbolic tensors that it was called on."""
+    layer, node_index, _ = tensor._keras_history
+    node = layer._inbound_nodes[node_index]
+    return layer, list(node.input_tensors if IS_KERAS_3 else node.keras_inputs)
+
+
+def is_variable(item: Any) -> bool:
+    """Whether it is a variable such as a layer's weights are."""
+    return isinstance(item, (tf.Variable, keras.Variable) if IS_KERAS_3 else tf.Variable)
+
+
 def is_functional_call(args: tuple, kwargs: dict) -> bool:
     """Whether `keras.Model(*args, **kwargs)` asks for a functional model, by the rule that Keras documents."""
     return len(args) == 2 or ("outputs" in kwargs and (len(args) == 1 or "inputs" in kwargs))

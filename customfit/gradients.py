@@ -176,9 +176,10 @@ class Update:
         self._metrics = pipeline.metrics
         self._among: list = []
         self._flush: Any = None
-        # A clip may keep a history, which is that of these variables alone.
-        self._clip = None if pipeline.clip is None else Clip.from_options(**pipeline.clip.get_config())
+        self._clip = pipeline.clip
         if self._clip is not None:
+            if pipeline.updates:  # a clip may keep a history, which is that of one list of variables alone
+                self._clip = Clip.from_options(**self._clip.get_config())
             self._clip.build(model)
         steps = pipeline.accumulation_steps
         self.accumulator = None if steps is None else Accumulator(variables, steps)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from customfit import compat
 from customfit.callbacks.gradient_events import GradientEvents
-from customfit.clipping import Clip, Gradient
+from customfit.clipping import Clip, Gradient, check_no_other_clip
 from customfit.compat import keras, tf
 from customfit.data import check_worker_options, count_batch_rows, make_source, split_rows
 from customfit.evaluation import Evaluation
@@ -46,6 +46,8 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
         adaptive_clip: float | None = None,
+        adaptive_clip_exclude: list | None = None,
+        clip_percentile: float | None = None,
         gradient_accumulation_steps: int | None = None,
         nonfinite: str | None = None,
         nonfinite_dump: Any = None,
@@ -62,7 +64,11 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             clipnorm: Clips each variable's gradient to this L2 norm.
             global_clipnorm: Clips all gradients together to this L2 norm.
             adaptive_clip: Clips each unit's gradient to this ratio of its weights' norm (Brock et al. 2021,
-                https://arxiv.org/abs/2102.06171).
+                https://arxiv.org/abs/2102.06171), except in the output layers.
+            adaptive_clip_exclude: Layers that `adaptive_clip` leaves alone, or their names. Defaults to the output
+                layers of a functional or Sequential model, and to none of a subclassed one, where they are not known.
+            clip_percentile: Clips all gradients together to this percentile of their norms in the last 1000 updates
+                (Seetharaman et al. 2020, https://arxiv.org/abs/2007.14469).
             gradient_accumulation_steps: How many batches make one update of the weights: as one batch of all their rows
                 would, to rounding. `optimizer.iterations` counts updates. What is left at the end of an epoch is
                 applied there, under `fit` and `custom_fit`; in a loop of your own, by `apply_accumulated_gradients`.
@@ -77,11 +83,16 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             **kwargs: As in `keras.Model.compile`.
 
         Raises:
-            ValueError: If more than one clipping option is set, one is not a positive number, or no metric has a name
-                that was given.
+            ValueError: If more than one clipping option is set, one is not a positive number, the optimizer clips by
+                itself as well, or no metric has a name that was given.
         """
         clip = Clip.from_options(
-            clipvalue=clipvalue, clipnorm=clipnorm, global_clipnorm=global_clipnorm, adaptive_clip=adaptive_clip
+            clipvalue=clipvalue,
+            clipnorm=clipnorm,
+            global_clipnorm=global_clipnorm,
+            adaptive_clip=adaptive_clip,
+            adaptive_clip_exclude=adaptive_clip_exclude,
+            clip_percentile=clip_percentile,
         )
         pipeline = GradientPipeline(
             clip,
@@ -93,6 +104,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         _check_metric_names(kwargs.get("metrics"))
         _check_metric_names(kwargs.get("weighted_metrics"))
         super().compile(*args, **compat.compile_options(kwargs))
+        check_no_other_clip(clip, self.optimizer)
         pipeline.check_optimizer(self.optimizer)
         self.gradient_clip = clip
         self.gradient_pipeline = pipeline

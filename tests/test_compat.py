@@ -34,6 +34,23 @@ def test_a_functional_call_is_known_as_keras_knows_it(arguments, functional):
     assert compat.is_functional_call(args, kwargs) == bool(theirs(args, kwargs))
 
 
+def test_a_functional_model_s_tensors_know_where_they_come_from():
+    inputs = keras.Input((2,))
+    hidden = keras.layers.Dense(3, name="hidden")(inputs)
+    layer, (other, first) = compat.origin(keras.layers.Concatenate(name="both")([hidden, inputs]))
+    assert layer.name == "both"
+    assert first is inputs
+    assert compat.origin(other)[0].name == "hidden"
+    assert compat.origin(inputs)[1] == []
+
+
+def test_a_layer_s_weights_are_variables():
+    layer = keras.layers.Dense(1)
+    layer.build((None, 1))
+    assert all(compat.is_variable(weight) for weight in layer.weights)
+    assert not compat.is_variable(layer)
+
+
 def test_private_names_of_models_are_there():
     model = models.dense(CustomTrainModel)
     assert not compat.is_compiled(model)

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "customfit"
 # Each module may import from those in rows above its own, and from its own row's folder.
 LAYERS = [
     {"compat", "_version"},
+    {"layers"},
     {"clipping"},
     {"replicas"},
     {"accumulation", "gradient_metrics", "debug"},

@@ -7,10 +7,10 @@ summed before anything is measured.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Callable, Optional, Union
+
+import numpy as np
 
 from customfit.compat import tf
 
@@ -54,7 +54,7 @@ def clip_by_norm(gradients: Sequence[Gradient], clipnorm: float) -> list[Gradien
     return [_map_values(clip, gradient) for gradient in sum_duplicates(gradients)]
 
 
-def clip_by_global_norm(gradients: Sequence[Gradient], global_clipnorm: float) -> list[Gradient]:
+def clip_by_global_norm(gradients: Sequence[Gradient], global_clipnorm: float | tf.Tensor) -> list[Gradient]:
     """Scales all gradients by one factor so that their joint L2 norm is at most `global_clipnorm`.
 
     The direction of the update is kept (Pascanu et al. 2013, https://arxiv.org/abs/1211.5063). Where the norm is not
@@ -85,8 +85,9 @@ def clip_adaptively(
 ) -> list[Gradient]:
     """Clips each unit's gradient to at most `ratio` times the norm of that unit's weights.
 
-    A unit is an output of a layer: a column of a dense kernel, a filter of a convolution; a bias is one unit.
-    From Brock et al. 2021, https://arxiv.org/abs/2102.06171.
+    A unit is an output of a layer: a column of a dense kernel, a filter of a convolution. A bias is one unit, as is any
+    variable of which but one axis is longer than 1. From Brock et al. 2021, https://arxiv.org/abs/2102.06171, whose
+    code this follows; which variables to leave alone (theirs are those of the last layer) is up to the caller.
 
     Args:
         gradients: Gradients, one a variable.
@@ -101,8 +102,7 @@ def clip_adaptively(
     def clip(gradient, variable):
         if gradient is None:
             return None
-        rank = len(variable.shape)
-        axes = list(range(rank - 1 if rank > 1 else rank))  # all but the last; a vector is one unit
+        axes = _unit_axes(variable.shape)
         allowed = ratio * tf.maximum(_norm(tf.convert_to_tensor(variable), axes), epsilon)
 
         def scale(values):
@@ -112,6 +112,33 @@ def clip_adaptively(
         return _map_values(scale, gradient)
 
     return [clip(gradient, variable) for gradient, variable in zip(sum_duplicates(gradients), variables)]
+
+
+def percentile_of_history(history: tf.Tensor, count: tf.Tensor, percentile: float) -> tf.Tensor:
+    """The percentile of the first `count` values of a history of fixed length, as `numpy.percentile` interpolates it.
+
+    Args:
+        history: A vector of numbers. Its length is static, so that this compiles with XLA.
+        count: How many values, from the front, are there.
+        percentile: From 0 to 100.
+
+    Returns:
+        A scalar tensor: NaN where `count` is 0.
+
+    Example:
+
+    >>> float(percentile_of_history(tf.constant([4.0, 1.0, 2.0, 0.0]), 3, 75))
+    3.0
+    """
+    length = int(history.shape[0])
+    unknown = tf.range(length) >= count
+    ranked = tf.sort(tf.where(unknown, tf.fill([length], tf.constant(np.inf, history.dtype)), history))
+    # For each count there could be: which two of the ranked values the percentile lies between, and where.
+    position = np.maximum(percentile / 100 * np.arange(-1, length), 0)
+    below = np.floor(position).astype("int32")
+    above = np.minimum(below + 1, np.maximum(np.arange(-1, length), 0)).astype("int32")
+    low, high = (tf.gather(ranked, tf.gather(tf.constant(rank), count)) for rank in (below, above))
+    return low + (high - low) * tf.gather(tf.constant((position - below).astype(history.dtype.as_numpy_dtype)), count)
 
 
 def global_norm(gradients: Sequence[Gradient]) -> tf.Tensor:
@@ -146,59 +173,18 @@ def sum_duplicates(gradients: Sequence[Gradient]) -> list[Gradient]:
     return [sum_rows(gradient) for gradient in gradients]
 
 
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """The one clipping option of `compile()`: its name and its number."""
-
-    option: str
-    value: float
-
-    variables = ()
-
-    def get_config(self) -> dict:
-        return {self.option: self.value}
-
-    def build(self, model) -> None:
-        pass
-
-    def __call__(self, gradients: Sequence[Gradient], variables: Sequence[tf.Variable]) -> list[Gradient]:
-        if self.option == "adaptive_clip":
-            return clip_adaptively(gradients, variables, self.value)
-        return _BY_OPTION[self.option](gradients, self.value)
-
-    @classmethod
-    def from_options(cls, **options: float | None) -> Clip | None:
-        """The clip that `compile(clipvalue=, clipnorm=, global_clipnorm=, adaptive_clip=)` asks for, or `None`.
-
-        Raises:
-            ValueError: If more than one option is set, or one is not a positive number.
-        """
-        chosen = {name: value for name, value in options.items() if value is not None}
-        for name, value in chosen.items():
-            number = isinstance(value, (int, float)) or getattr(value, "ndim", None) == 0
-            if isinstance(value, bool) or not number or not 0 < float(value) < math.inf:
-                raise ValueError(f"`{name}` must be a positive number. Received: {name}={value!r}")
-        if len(chosen) > 1:
-            received = ", ".join(f"{name}={value}" for name, value in chosen.items())
-            raise ValueError(
-                f"At most one of {', '.join(f'`{name}`' for name in options)} may be set. Received: {received}"
-            )
-        return next((cls(name, float(value)) for name, value in chosen.items()), None)
-
-
-_BY_OPTION: dict[str, Callable] = {
-    "clipvalue": clip_by_value,
-    "clipnorm": clip_by_norm,
-    "global_clipnorm": clip_by_global_norm,
-}
-
-
 def _map_values(function: Callable, gradient: Gradient) -> Gradient:
     if gradient is None:
         return None
     if isinstance(gradient, tf.IndexedSlices):
         return tf.IndexedSlices(function(gradient.values), gradient.indices, gradient.dense_shape)
     return function(gradient)
+
+
+def _unit_axes(shape: tf.TensorShape) -> list[int]:
+    """The axes that make up a unit of a variable: all but the last; all where there is but one axis to speak of."""
+    rank = len(shape)
+    return list(range(rank if sum(size != 1 for size in shape) < 2 else rank - 1))
 
 
 def _norm(tensor: tf.Tensor, axes: list[int]) -> tf.Tensor:
