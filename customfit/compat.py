@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import inspect
 import math
 from collections.abc import Iterator
@@ -267,6 +268,11 @@ def _times(gradient, factor):
         values = gradient.values * tf.cast(factor, gradient.values.dtype)
         return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
     return gradient * tf.cast(factor, gradient.dtype)
+
+
+def has_tensorboard() -> bool:
+    """Whether the package is installed that `tf.summary` needs; TensorFlow 2.21 does not bring it."""
+    return importlib.util.find_spec("tensorboard") is not None
 
 
 def variable_path(variable) -> str:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from customfit import replicas
+from customfit import compat, replicas
 from customfit.clipping import Gradient, global_norm, sum_duplicates
 from customfit.compat import tf
 
@@ -56,8 +56,21 @@ class GradientMetrics:
 
     def reset(self) -> None:
         """Sets the sums to zero, as at the beginning of an epoch."""
-        for variable in self.variables:
+        for variable in self.variables[:2]:  # not those of layers, which validation at an epoch's end must not wipe out
             variable.assign(tf.zeros_like(variable))
+
+    def reset_layers(self) -> None:
+        """Sets the sums of each variable to zero."""
+        if self.measured:
+            self.layer_sums.assign(tf.zeros_like(self.layer_sums))
+
+    def layer_results(self) -> tuple[list[str], dict[str, Any]] | None:
+        """The names of the variables, and the mean of each of `LAYER_COLUMNS` for each; `None` without an update."""
+        sums = self.layer_sums.numpy() if self.measured else None
+        if sums is None or not sums[:, 0].any():
+            return None
+        means = sums / sums[:, :1]
+        return [compat.variable_path(v) for v in self.measured], dict(zip(LAYER_COLUMNS, means.T))
 
     def results(self) -> dict[str, tf.Tensor]:
         """The metrics so far in this epoch, by name."""

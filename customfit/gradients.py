@@ -84,9 +84,16 @@ class GradientPipeline:
         if key not in self._updates:
             with tf.init_scope():
                 self.guard.build()
-                self.metrics.build(variables)
                 self._updates[key] = Update(self, model, list(variables), optimizer)
+        with tf.init_scope():
+            self.metrics.build(variables)
         return self._updates[key]
+
+    def measure_layers(self, model: Any) -> None:
+        """Has each variable's gradients measured from now on; steps that do not do so yet are traced again."""
+        if not self.metrics.layers:
+            self.metrics.layers = True
+            model.forget_steps()
 
     def apply(
         self, model: Any, gradients: Sequence[Gradient], variables: Sequence[Any], optimizer: Any, loss: Any, rows: Any
@@ -114,6 +121,7 @@ class GradientPipeline:
             update.take_in(gradients, rows)
             return
         bad = self.guard.judge(gradients, variables, loss, scaled=compat.has_dynamic_scale(optimizer))
+        self.metrics.count_skipped(bad)
         update.take_in(gradients, rows, good=tf.logical_not(bad))
 
     def logs(self, model: Any, logs: dict) -> dict:
@@ -174,17 +182,28 @@ class Update:
         self._variables = variables
         self._optimizer = optimizer
         self._metrics = pipeline.metrics
+        self._guard = pipeline.guard
         self._among: list = []
         self._flush: Any = None
-        self._clip = pipeline.clip
-        if self._clip is not None:
-            if pipeline.updates:  # a clip may keep a history, which is that of one list of variables alone
-                self._clip = Clip.from_options(**self._clip.get_config())
-            self._clip.build(model)
+        clip = pipeline.clip
+        if clip is not None and pipeline.updates:  # its history is that of one list of variables alone
+            clip = Clip.from_options(**clip.get_config())
+        if clip is not None:
+            clip.build(model)
+        self._clip = clip
         steps = pipeline.accumulation_steps
         self.accumulator = None if steps is None else Accumulator(variables, steps)
-        self.is_plain = not (
-            model.changes_gradients or steps or pipeline.guard.policy or self._metrics or self._metrics.layers
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the optimizer can be left to do all of it."""
+        return not (
+            self._model.changes_gradients
+            or self.accumulator is not None
+            or self._guard.policy
+            or self._metrics
+            or self._metrics.layers
+            or compat.has_dynamic_scale(self._optimizer)  # what it skips is counted
         )
 
     @property
@@ -244,6 +263,7 @@ class Update:
         finite = None
         if compat.has_dynamic_scale(optimizer):
             finite = all_finite(clipped)
+            self._guard.count_skipped(tf.logical_not(finite))
             self._metrics.count_skipped(tf.logical_not(finite))
         with self._metrics.measuring(gradients, clipped, self._variables, compat.loss_scale(optimizer), finite):
             compat.apply_gradients(optimizer, clipped, self._variables, reduced=True)

@@ -268,6 +268,11 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             if isinstance(callbacks, keras.callbacks.CallbackList):
                 callbacks.callbacks.remove(events)
 
+    def forget_steps(self) -> None:
+        """Has the steps traced anew, as after `compile()`, because what they do has changed."""
+        self._compiled_steps = None
+        self.train_function = None
+
     def apply_accumulated_gradients(self) -> None:
         """Applies the gradients of `gradient_accumulation_steps` that have not made a whole update yet, if any.
 

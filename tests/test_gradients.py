@@ -208,9 +208,10 @@ def test_raise_names_what_and_when_and_leaves_the_last_good_weights(how, steps_p
         pytest.skip("what `fit` tells callbacks of the end of an execution differs between releases")
     ours = compiled(nonfinite="raise", steps_per_execution=steps_per_execution)
     theirs = compiled()
-    with pytest.raises(NonFiniteError, match="In step 2 of epoch 0 the loss is not finite") as error:
+    with pytest.raises(NonFiniteError, match="In step 2 of epoch 0 the .* is not finite; no weight") as error:
         train(ours, how, with_bad_rows(2))
-    assert (error.value.what, error.value.epoch, error.value.step) == ("loss", 0, 2)
+    assert error.value.what in ("loss", "dense/kernel")  # after a relu, NaN may be gone from the loss
+    assert (error.value.epoch, error.value.step) == (0, 2)
     train(theirs, how, X[:32], Y[:32], epochs=1)
     assert_same(ours, theirs)
 
@@ -320,14 +321,19 @@ def test_the_loss_scale_moves_as_under_fit_with_a_clip_that_clips_nothing(float1
 
 @pytest.mark.parametrize("how", METHODS)
 def test_an_overflow_halves_the_scale_as_under_fit_and_is_counted(float16, how):
-    x = X.copy()
-    x[:16] *= 1e4  # the gradients of the first batch, times a scale of 2**15, are beyond what float16 holds
-    ours = compiled(optimizer="sgd", global_clipnorm=1.0, gradient_metrics=["skipped_steps", "grad_norm"])
-    theirs = compiled(optimizer="sgd", cls=keras.Model)
-    history = train(ours, how, x, epochs=1)
-    train(theirs, "fit", x, epochs=1)
-    assert scale_of(ours) == scale_of(theirs) < 2**15
-    assert history.history["skipped_steps"] == [np.log2(2**15 / scale_of(ours))]
+    found_in = keras.optimizers if IS_KERAS_3 else keras.mixed_precision
+
+    def optimizer():  # times such a scale, gradients are beyond what float16 holds
+        return found_in.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=2.0**24)
+
+    ours = compiled(optimizer=optimizer(), global_clipnorm=1e6, gradient_metrics=["skipped_steps", "grad_norm"])
+    theirs = compiled(optimizer=optimizer(), cls=keras.Model)
+    history = train(ours, how, batch_size=8, epochs=1)
+    train(theirs, "fit", batch_size=8, epochs=1)
+    assert_same(ours, theirs)
+    assert scale_of(ours) == scale_of(theirs) < 2**24
+    assert history.history["skipped_steps"] == [np.log2(2**24 / scale_of(ours))]
+    assert ours.skipped_steps == history.history["skipped_steps"][0]
     assert np.isfinite(history.history["grad_norm"]).all()
 
 
@@ -350,7 +356,7 @@ def test_bfloat16_needs_no_scale(bfloat16, how):
     assert history.history["loss_scale"] == [1.0, 1.0]
 
 
-# ------------------------------------------------------------------------------------------------------ gradient metrics
+# ---------------------------------------------------------------------------------------------------- gradient metrics
 
 
 @pytest.mark.parametrize("how", METHODS)
