@@ -146,8 +146,9 @@ def build_optimizer(model) -> None:
     Only where all weights are known to be there, which they are in a model made of layers that it has called already.
     """
     optimizer: Any = getattr(model, "optimizer", None)
-    all_there = isinstance(model, (functional_class(), keras.Sequential)) and model.built
-    if all_there and hasattr(optimizer, "built") and not optimizer.built:
+    made_of_layers: Any = (functional_class(), keras.Sequential)
+    all_there = isinstance(model, made_of_layers) and model.built
+    if all_there and not getattr(optimizer, "built", True):
         optimizer.build(model.trainable_variables)
 
 

@@ -61,7 +61,7 @@ def test_it_can_come_to_a_model_that_has_been_trained_already():
 
 def test_a_layer_that_gets_no_gradient_is_named_once():
     def build(cls):
-        inputs, far_below = keras.Input((8,)), keras.initializers.Constant(-99.0)
+        inputs = keras.Input((8,))
         dead = keras.layers.Dense(
             4, activation="relu", name="dead", bias_initializer=keras.initializers.Constant(-99.0)
         )

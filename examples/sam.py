@@ -1,0 +1,72 @@
+"""Sharpness-aware minimization (Foret et al. 2021, https://arxiv.org/abs/2010.01412): two passes to one update.
+
+The first pass finds the direction in which the loss rises fastest, the second takes the gradient a small step up that
+way. `compute_gradients` and `apply_gradients` are the building blocks: what `compile()` asks for (a clip here;
+mixed precision, accumulation or `nonfinite=` if you like) holds for this step, too, which runs in blocks like others.
+"""
+
+import argparse
+
+import tensorflow as tf
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from customfit import CustomTrainModel
+from customfit.compat import keras
+
+
+class SAM(CustomTrainModel):
+    """A model that looks for flat minima."""
+
+    rho = 0.05  # how far up to go, as the L2 norm of the step
+
+    def train_step(self, data):
+        x, y = data
+        weights = self.trainable_variables
+        gradients, loss, y_pred = self.descend(x, y)
+
+        norm = tf.linalg.global_norm(gradients)
+        up = [gradient * (self.rho / (norm + 1e-12)) for gradient in gradients]
+        for weight, step in zip(weights, up):
+            weight.assign_add(step)
+        gradients, _, _ = self.descend(x, y)
+        for weight, step in zip(weights, up):
+            weight.assign_sub(step)
+
+        self.apply_gradients(gradients, weights, batch_size=tf.shape(x)[0])
+        return {**self.compute_metrics(x, y, y_pred, None), "loss": loss}
+
+    def descend(self, x, y):
+        """The gradients at the weights of this moment, the loss, and the outputs."""
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = self.compute_loss(x=x, y=y, y_pred=y_pred)
+        return self.compute_gradients(loss, tape), loss, y_pred
+
+
+def build(cls):
+    """Two hidden layers, of `cls`."""
+    inputs = keras.Input((64,))
+    hidden = keras.layers.Dense(64, activation="relu")(inputs)
+    hidden = keras.layers.Dense(64, activation="relu")(hidden)
+    return cls(inputs, keras.layers.Dense(10, activation="softmax")(hidden))
+
+
+def main():
+    """Compares plain training with SAM on handwritten digits."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=30)
+    epochs = parser.parse_args().epochs
+    digits = load_digits()
+    x, x_test, y, y_test = train_test_split(digits.data / 16.0, digits.target, test_size=0.5, random_state=0)
+    for name, cls in (("plain", CustomTrainModel), ("SAM", SAM)):
+        keras.utils.set_random_seed(0)
+        model = build(cls)
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"], global_clipnorm=1.0)
+        model.custom_fit(x, y, batch_size=32, epochs=epochs, verbose=0)
+        loss, accuracy = model.custom_evaluate(x_test, y_test, verbose=0)
+        print(f"{name:>5}: test loss {loss:.4f}, test accuracy {accuracy:.4f}")
+
+
+if __name__ == "__main__":
+    main()
