@@ -204,9 +204,6 @@ def gradient_of_loss(optimizer, loss):
     The gradients then are those of the scaled loss to the bit, without another tensor in the tape.
     """
     ones = tf.ones_like(loss)
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    if IS_KERAS_3 and KERAS_VERSION < (3, 8) and replicas > 1:  # newer ones and Keras 2 have the loss divided already
-        ones = ones / tf.cast(replicas, ones.dtype)
     scale = getattr(optimizer, "scale_loss" if IS_KERAS_3 else "get_scaled_loss", None)
     return scale(ones) if scale else ones
 
@@ -292,6 +289,11 @@ def step_state(model) -> list:
 def native_variables(variables) -> list:
     """The `tf.Variable`s of Keras's variables, which in Keras 2 they are themselves."""
     return [variable.value if IS_KERAS_3 else variable for variable in variables]
+
+
+def divides_loss_by_replicas() -> bool:
+    """Whether a replica's loss is its share of that of the batch, so that gradients can be summed. Not before Keras 3.8."""
+    return not IS_KERAS_3 or KERAS_VERSION >= (3, 8)
 
 
 def branches_in_replicas() -> bool:

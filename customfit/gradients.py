@@ -134,9 +134,15 @@ class GradientPipeline:
     def prepare(self, model: Any) -> None:
         """Makes the state before the first step where it cannot be made within one: on several replicas."""
         strategy = model.distribute_strategy
-        if strategy.num_replicas_in_sync > 1 and model.built and model.optimizer is not None:
-            with strategy.scope():
-                self.build(model, model.trainable_variables)
+        if strategy.num_replicas_in_sync == 1 or not model.built or model.optimizer is None:
+            return
+        with strategy.scope():
+            update = self.build(model, model.trainable_variables)
+        if not update.is_plain and not compat.divides_loss_by_replicas():
+            raise NotImplementedError(
+                "On several replicas, clipping and the other options for gradients need Keras 3.8 or newer: older ones sum "
+                f"losses that are not divided by the number of replicas. Received: {strategy.num_replicas_in_sync} replicas."
+            )
 
     @property
     def has_events(self) -> bool:

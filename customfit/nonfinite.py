@@ -87,7 +87,7 @@ class Guard:
         if self.policy is None:
             yield
             return
-        if not self._complete:
+        if not self._complete and replicas.replica_count() == 1:  # on several, both Kerases have made them before
             # Traces a step of validation and throws it away: metrics whose variables came into being only now would
             # not be among those to undo.
             tf.function(model.test_step, autograph=False).get_concrete_function(data)

@@ -32,6 +32,10 @@ def train(model, how, x=X, y=Y, **arguments):
     return getattr(model, how)(x, y, **arguments)
 
 
+def updates(model):
+    return int(np.asarray(model.optimizer.iterations))
+
+
 def assert_close(ours, theirs, rtol=2e-5):
     for mine, other in zip(ours.get_weights(), theirs.get_weights()):
         np.testing.assert_allclose(mine, other, rtol=rtol, atol=2e-6)
@@ -53,7 +57,7 @@ def test_micro_batches_make_the_update_of_the_large_batch(how, optimizer):
     train(ours, how, batch_size=4)
     train(theirs, how, batch_size=16)
     assert_close(ours, theirs)
-    assert int(ours.optimizer.iterations) == int(theirs.optimizer.iterations) == 8
+    assert updates(ours) == updates(theirs) == 8
 
 
 @pytest.mark.parametrize("how", METHODS)
@@ -62,7 +66,7 @@ def test_a_smaller_micro_batch_counts_by_its_rows_and_the_tail_of_an_epoch_is_ap
     train(ours, how, X[:22], Y[:22], batch_size=4)  # 4 4 4 | 4 4 2: the second update has 10 rows
     train(theirs, how, X[:22], Y[:22], batch_size=12)
     assert_close(ours, theirs)
-    assert int(ours.optimizer.iterations) == 4
+    assert updates(ours) == 4
 
 
 @pytest.mark.parametrize("validation", [None, (X[:8], Y[:8])], ids=["alone", "validated"])
@@ -72,7 +76,7 @@ def test_the_tail_is_applied_before_validation_and_nothing_of_it_is_left_for_the
     history = train(ours, how, X[:40], Y[:40], batch_size=8, epochs=3, validation_data=validation)
     expected = train(theirs, how, X[:40], Y[:40], batch_size=24, epochs=3, validation_data=validation)
     assert_close(ours, theirs)
-    assert int(ours.optimizer.iterations) == 6
+    assert updates(ours) == 6
     if validation is not None:
         np.testing.assert_allclose(history.history["val_loss"], expected.history["val_loss"], rtol=1e-5)
 
@@ -189,7 +193,7 @@ def test_a_skipped_step_is_as_if_its_batch_had_not_been_there(how, build):
     assert_same(ours, theirs)
     assert history.history == expected.history
     assert ours.skipped_steps == 2
-    assert int(ours.optimizer.iterations) == 6
+    assert updates(ours) == 6
 
 
 @pytest.mark.parametrize("policy", [None, "skip", "raise", "stop"])
@@ -306,7 +310,7 @@ def bfloat16():
 def scale_of(model):
     optimizer = model.optimizer
     scale = getattr(optimizer, "dynamic_scale", None)
-    return float(optimizer.loss_scale if scale is None else scale)
+    return float(np.asarray(optimizer.loss_scale if scale is None else scale))
 
 
 @pytest.mark.parametrize("how", METHODS)
