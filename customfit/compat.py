@@ -292,7 +292,7 @@ def native_variables(variables) -> list:
 
 
 def divides_loss_by_replicas() -> bool:
-    """Whether a replica's loss is its share of that of the batch, so that gradients can be summed. Not before Keras 3.8."""
+    """Whether a replica's loss is its share of the batch's, so that gradients can be summed. Not before Keras 3.8."""
     return not IS_KERAS_3 or KERAS_VERSION >= (3, 8)
 
 

@@ -140,8 +140,9 @@ class GradientPipeline:
             update = self.build(model, model.trainable_variables)
         if not update.is_plain and not compat.divides_loss_by_replicas():
             raise NotImplementedError(
-                "On several replicas, clipping and the other options for gradients need Keras 3.8 or newer: older ones sum "
-                f"losses that are not divided by the number of replicas. Received: {strategy.num_replicas_in_sync} replicas."
+                "On several replicas, clipping and the other options for gradients need Keras 3.8 or newer: older ones "
+                "sum losses that are not divided by the number of replicas. Received: "
+                f"{strategy.num_replicas_in_sync} replicas."
             )
 
     @property

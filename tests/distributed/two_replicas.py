@@ -1,4 +1,4 @@
-"""Trains on two logical CPU devices and prints what came of it, as JSON. A process of its own: devices are split once."""
+"""Trains on two logical CPU devices and prints the weights as JSON. In a process of its own: devices are split once."""
 
 import json
 import sys
