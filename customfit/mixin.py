@@ -173,6 +173,10 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         *,
         early_stopping: Any = None,
         log_every: int | None = None,
+        validation_interval: int | None = None,
+        max_steps: int | None = None,
+        max_time: Any = None,
+        on_sigterm: str = "return",
         resident_share: float = 0.5,
         **workers: Any,
     ) -> keras.callbacks.History:
@@ -206,13 +210,22 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             early_stopping: A patience in epochs, a dict of options of `customfit.EarlyStopping`, such an object, or
                 Keras's own callback. Unlike with Keras's, the weights of the best epoch are restored by default.
             log_every: Prints "Step 100: loss = 0.1234" every so many steps.
+            validation_interval: After how many steps to validate, counted over all epochs, instead of after epochs. The
+                training metrics count on. `history.validation` holds each pass with its step, an epoch's logs its last
+                one; early stopping, and any callback that has `on_validation_end(step, logs)`, hear of each.
+            max_steps: The step at which training ends, counted over all epochs.
+            max_time: For how long this call trains: seconds, a `datetime.timedelta` or "HH:MM:SS".
+            on_sigterm: What becomes of SIGTERM, after which the step is finished, best weights come back and
+                `on_train_end` fires: "return" the History (`stop_reason` says "SIGTERM"), or "exit" with 143. Ctrl-C
+                does the same and raises `KeyboardInterrupt`; a second one stops at once. Handlers of your own are left
+                in place.
             resident_share: Of the device's free memory, how much arrays may take to live there; if they need more, they
                 are streamed to it. Defaults to 0.5.
             **workers: On Keras 2, `workers`, `use_multiprocessing` and `max_queue_size`, as in its `fit`.
 
         Returns:
             A `History`: `history.history` holds each metric's value after each epoch, `history.stop_reason` why early
-            stopping ended training, or `None`.
+            stopping, a limit or SIGTERM ended training, or `None`.
 
         Raises:
             RuntimeError: If the model is not compiled.
@@ -249,11 +262,15 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             verbose=verbose,
             validation_data=validation_data,
             validation_freq=validation_freq,
+            validation_interval=validation_interval,
             validation_steps=validation_steps,
             validation_batch_size=validation_batch_size or batch_size,
             workers=workers,
             early_stopping=early_stopping,
             log_every=log_every,
+            max_steps=max_steps,
+            max_time=max_time,
+            on_sigterm=on_sigterm,
         )
         return run_epochs(session, train_data)
 

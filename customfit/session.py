@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,10 @@ from customfit.data import Block, Source, make_validation_sources
 from customfit.evaluation import Evaluation, metric_results
 from customfit.execution import compiled_steps
 from customfit.hooks import BatchHooks
+from customfit.limits import Limits
+from customfit.signals import Interruptions, Terminated
 from customfit.stopping import EarlyStopping, make_early_stopping
+from customfit.validation import KeptValues, Validation, metric_variables
 
 
 class TrainingSession:
@@ -32,16 +36,22 @@ class TrainingSession:
         validation_data: Data for `validate`: as in `fit`, a `Source`, or a dict of such by name, whose logs are then
             `val_<name>_loss` and so on.
         validation_freq: After which epochs to validate: every so many, or a list of epochs counted from 1.
+        validation_interval: After how many steps to validate, counted over all epochs, instead of after epochs.
         validation_steps: Batches in a validation pass. Defaults to all.
         validation_batch_size: Rows in a batch of validation data. Defaults to 32.
         workers: Options of `keras.utils.Sequence` data, as `fit` of Keras 2 takes them.
         early_stopping: A patience in epochs, a dict of options, an `EarlyStopping`, or Keras's own.
         log_every: Prints a line of metrics every so many steps.
+        max_steps: The step at which training ends, counted over all epochs.
+        max_time: For how long to train: seconds, a `datetime.timedelta` or "HH:MM:SS".
+        on_sigterm: What becomes of SIGTERM once the step is done and training has ended in order: "return" as if
+            training were over, or "exit" with `SystemExit(143)`, as always without `with` around the loop.
 
     Attributes:
         history: The `History` of the run.
         epoch: The current epoch.
         step: Steps trained in the current epoch.
+        total_steps: Steps trained in all epochs.
 
     Raises:
         RuntimeError: If the model is not compiled.
@@ -70,11 +80,15 @@ class TrainingSession:
         verbose: int | str = "auto",
         validation_data: Any = None,
         validation_freq: Any = 1,
+        validation_interval: int | None = None,
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         workers: dict | None = None,
         early_stopping: Any = None,
         log_every: int | None = None,
+        max_steps: int | None = None,
+        max_time: Any = None,
+        on_sigterm: str = "return",
     ):
         if not hasattr(model, "_compiled_steps"):
             raise TypeError(
@@ -86,18 +100,19 @@ class TrainingSession:
         for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
             if isinstance(value, bool) or not hasattr(value, "__index__") or value < 0:
                 raise ValueError(f"`{name}` must be an integer, 0 or more. Received: {name}={value!r}")
-        _check_validation_freq(validation_freq)
+        self._limits = Limits(max_steps, max_time)
+        self._signals = Interruptions(on_sigterm)
         self.model = model
         self.steps_per_execution = compat.steps_per_execution(model)
         self.epoch: int | None = None
         self.step = 0
+        self.total_steps = 0
         self._epochs = epochs
         self._initial_epoch = initial_epoch
         self._steps_per_epoch = steps_per_epoch
-        self._validation_freq = validation_freq
-        self._validation_data: dict[str, Source] = {}
+        validation_sources: dict[str, Source] = {}
         if validation_data is not None:
-            self._validation_data = make_validation_sources(
+            validation_sources = make_validation_sources(
                 validation_data,
                 batch_size=validation_batch_size,
                 steps=validation_steps,
@@ -105,13 +120,14 @@ class TrainingSession:
                 **(workers or {}),
             )
         verbose = compat.verbosity(verbose)
-        self._stopping = make_early_stopping(early_stopping, list(self._validation_data), verbose=int(verbose != 0))
+        self._stopping = make_early_stopping(early_stopping, list(validation_sources), verbose=int(verbose != 0))
         own = [LogEvery(log_every)] if log_every is not None else []
         own += [self._stopping] if self._stopping is not None else []
         self.callbacks = self._callback_list(callbacks, own, verbose)
         self._hooks = BatchHooks(self.callbacks, "train")
         self._train_step = compiled_steps(model).train
-        self._evaluation = Evaluation(model, self.callbacks, progress=False)
+        evaluation = Evaluation(model, self.callbacks, progress=False)
+        self._validation = Validation(evaluation, validation_sources, validation_freq, validation_interval)
         self._trainable_state = compat.compiled_trainable_state(model)
         self._running = False
         self._in_epoch = False
@@ -120,12 +136,16 @@ class TrainingSession:
         self._epoch_logs: dict | None = None  # of the epoch so far, once its training is over
         self._extra_logs: dict = {}
         self._final_logs: dict | None = None
+        self._limit: str | None = None  # which one was reached
+        self._terminated = False
 
     # ------------------------------------------------------------------------------------------ begin and end
 
     def __enter__(self) -> TrainingSession:
-        self._running = True
+        self._running, self._terminated = True, False
         self._trainable_state.__enter__()
+        self._signals.begin()
+        self._limits.begin()
         try:
             self._first_epoch = compat.start_training(self.model, self._initial_epoch, self._steps_per_epoch)
             self.callbacks.on_train_begin()
@@ -134,8 +154,9 @@ class TrainingSession:
             raise
         return self
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, kind, error, traceback) -> bool:
         ended_well = kind in (None, GeneratorExit)  # the latter where `epochs()` was left by `break`, without `with`
+        self._terminated = kind is Terminated
         try:
             if ended_well and self._in_epoch:
                 self.end_epoch()
@@ -149,7 +170,14 @@ class TrainingSession:
             finally:
                 if isinstance(self._stopping, EarlyStopping):
                     self._stopping.restore()  # even where another callback's `on_train_end` raised before it
+                self._terminated = self._terminated or (kind is None and self._signals.pending == signal.SIGTERM)
                 self.history.stop_reason = self.stop_reason
+                self.history.validation = self._validation.done
+                self._signals.end()
+        returns = self._terminated and self._signals.on_sigterm == "return"
+        if kind is None and not returns:
+            self._signals.heed()  # what has come since the last step
+        return returns
 
     def epochs(self, data: Source | None = None) -> Iterator[int]:
         """The epochs that are left to train, each begun before and ended after the body of your loop.
@@ -175,6 +203,7 @@ class TrainingSession:
                 if self.validates(epoch) and not self._validated:
                     self.validate()
                 self.end_epoch()
+            self._heed_signals()
             if self.should_stop:
                 break
 
@@ -192,7 +221,7 @@ class TrainingSession:
         Returns:
             The logs, as numbers.
         """
-        logs = {**self._training_logs(), **self._extra_logs}
+        logs = {**self._training_logs(), **self._validation_within_epoch(), **self._extra_logs}
         self._in_epoch = False
         self.callbacks.on_epoch_end(self.epoch, logs)
         self._final_logs = logs
@@ -220,27 +249,32 @@ class TrainingSession:
             The last step's logs, as tensors; `None` where the data has ended before the first step.
         """
         self._hooks.begin(block)
+        self._limits.before_block()
         logs = self._train_step.run(block)
         if logs is not None:
             self.step = block.begin + block.done
+            self.total_steps += block.done
             self._step_logs = logs
             self._hooks.end(block, logs)
+            self._after_block(block.done)
         return logs
 
     def block_size(self, step: int) -> int:
         """How many steps of this epoch may run from this one on in one graph call: what `Source.blocks` asks.
 
-        While a callback has a batch hook, `steps_per_execution`; else about a tenth of a second's worth.
+        While a callback has a batch hook, `steps_per_execution`; else about a tenth of a second's worth. None where a
+        limit is reached, and never more than there are until a limit, a validation or a checkpoint is due.
         """
-        return self._hooks.block_size(step, self.steps_per_execution, self._train_step.pace)
+        left = self._limits.steps_left(self.total_steps)
+        if left == 0:
+            self._end_by_limit()
+            return 0
+        size = self._hooks.block_size(step, self.steps_per_execution, self._train_step.pace)
+        return int(min(size, left, self._validation.steps_until_due(self.total_steps)))
 
     def validates(self, epoch: int) -> bool:
         """Whether `validation_freq` has this epoch validated."""
-        if not self._validation_data:
-            return False
-        if isinstance(self._validation_freq, int):
-            return (epoch + 1) % self._validation_freq == 0
-        return epoch + 1 in self._validation_freq
+        return self._validation.due_after_epoch(epoch)
 
     def validate(self) -> dict:
         """Runs `test_step` over the validation data; no weight moves.
@@ -248,14 +282,8 @@ class TrainingSession:
         Returns:
             The logs, as numbers: `val_loss` and so on. They become part of the epoch's.
         """
-        if not self._validation_data:
-            raise ValueError("`validation_data` must be given to validate. Received: validation_data=None")
         training_logs = self._training_logs()  # before the metrics start again
-        validation_logs = {
-            f"{prefix}{name}": value
-            for prefix, source in self._validation_data.items()
-            for name, value in self._evaluation.run(source).items()
-        }
+        validation_logs = self._validation.run(self._signals.heed)
         training_logs.update(validation_logs)
         self._validated = True
         return validation_logs
@@ -268,13 +296,15 @@ class TrainingSession:
 
     @property
     def should_stop(self) -> bool:
-        """Whether a callback, early stopping or you (`model.stop_training = True`) asked to stop."""
-        return bool(self.model.stop_training)
+        """Whether a limit, a callback, early stopping or you (`model.stop_training = True`) asked to stop."""
+        return self._limit is not None or bool(self.model.stop_training)
 
     @property
     def stop_reason(self) -> str | None:
-        """Why early stopping ended training, in a sentence, or `None`."""
-        return getattr(self._stopping, "stop_reason", None)
+        """Why early stopping, a limit or SIGTERM ended training, in words, or `None`."""
+        if self._terminated:
+            return "SIGTERM"
+        return getattr(self._stopping, "stop_reason", None) or self._limit
 
     @property
     def history(self) -> keras.callbacks.History:
@@ -317,10 +347,38 @@ class TrainingSession:
             self._epoch_logs = metric_results(self.model, self._step_logs)
         return self._epoch_logs
 
-
-def _check_validation_freq(freq: Any) -> None:
-    positive = isinstance(freq, int) and not isinstance(freq, bool) and freq >= 1
-    if not positive and (isinstance(freq, (str, int, float)) or not hasattr(freq, "__contains__")):
-        raise ValueError(
-            f"`validation_freq` must be a positive integer or a list of epochs. Received: validation_freq={freq!r}"
+    def _validation_within_epoch(self) -> dict:
+        """The logs of this epoch's last validation by `validation_interval`."""
+        last = self._validation.done[-1] if self._validation.done else {}
+        return (
+            {name: value for name, value in last.items() if name not in ("step", "epoch")}
+            if last.get("epoch") == self.epoch
+            else {}
         )
+
+    def _after_block(self, steps: int) -> None:
+        """Between two blocks, and within an epoch: validation, limits, signals."""
+        self._limits.after_block(steps)
+        if self._validation.due_at(self.total_steps):
+            self._validate_within_epoch()
+        if self._limits.reached(self.total_steps):
+            self._end_by_limit()
+        self._heed_signals()
+
+    def _validate_within_epoch(self) -> None:
+        self._hooks.refresh()
+        kept = KeptValues(metric_variables(self.model))
+        try:
+            logs = self._validation.run(self._signals.heed)
+        finally:
+            kept.put_back()  # the training metrics count on
+        self._validation.done.append({"step": self.total_steps, "epoch": self.epoch, **logs})
+        for callback in self.callbacks.callbacks:
+            if hasattr(callback, "on_validation_end"):
+                callback.on_validation_end(self.total_steps, logs)
+
+    def _end_by_limit(self) -> None:
+        self._limit = self._limit or self._limits.reached(self.total_steps)
+
+    def _heed_signals(self) -> None:
+        self._signals.heed()

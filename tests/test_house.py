@@ -15,11 +15,12 @@ PACKAGE = ROOT / "customfit"
 LAYERS = [
     {"compat", "_version"},
     {"clipping"},
-    {"gradients", "data", "stopping", "pace"},
+    {"gradients", "data", "stopping", "pace", "limits", "signals"},
     {"graph", "callbacks"},
     {"xla"},
     {"execution", "hooks"},
     {"evaluation"},
+    {"validation"},
     {"session"},
     {"loop"},
     {"mixin"},

@@ -84,6 +84,8 @@ class ArraySource:
                 self._next = 0
                 self._passes_left -= 1
             planned = size(begin)
+            if planned == 0:
+                break
             count = min(planned, self.steps - begin, self._pass_steps - self._next)
             feed, first, count = self._data.feed(self._next, count)
             self._next += count

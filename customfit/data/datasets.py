@@ -60,6 +60,8 @@ class DatasetSource:
         begin = 0
         while self.steps is None or begin < self.steps:
             planned = size(begin)
+            if planned == 0:
+                break
             count = planned if self.steps is None else min(planned, self.steps - begin)
             may_end = self._left is None or self._left < count
             block = Block(begin, planned, count, NextBatch(), self._iterator, may_end=may_end, head=self._head)

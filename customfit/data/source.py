@@ -95,7 +95,10 @@ class Source(Protocol):
         """Has the next epoch begin with the first batch, whatever was left of the last one."""
 
     def blocks(self, size: Callable[[int], int]) -> Iterator[Block]:
-        """The next epoch's steps, in blocks. `size(step)` says how many at most go into the one that begins there."""
+        """The next epoch's steps, in blocks. `size(step)` says how many at most go into the one that begins there.
+
+        0 ends the epoch.
+        """
 
 
 def warn_of_short_epoch(seen: int, steps: int | None) -> None:
