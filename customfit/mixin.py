@@ -6,6 +6,7 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 from customfit import compat
+from customfit.checkpoint import Checkpointer
 from customfit.clipping import Clip, Gradient
 from customfit.compat import keras, tf
 from customfit.data import check_worker_options, make_source, split_rows
@@ -177,6 +178,11 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         max_steps: int | None = None,
         max_time: Any = None,
         on_sigterm: str = "return",
+        checkpoint_dir: Any = None,
+        checkpoint_interval: Any = "epoch",
+        checkpoint_keep: int = 3,
+        resume: Any = "auto",
+        on_checkpoint_error: str = "raise",
         resident_share: float = 0.5,
         **workers: Any,
     ) -> keras.callbacks.History:
@@ -219,6 +225,16 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
                 `on_train_end` fires: "return" the History (`stop_reason` says "SIGTERM"), or "exit" with 143. Ctrl-C
                 does the same and raises `KeyboardInterrupt`; a second one stops at once. Handlers of your own are left
                 in place.
+            checkpoint_dir: Where to keep checkpoints, so that the same call, made again after whatever has ended this
+                one, goes on from the newest and ends with the same weights, optimizer and History, to the bit. A
+                training that is finished is not trained again; with more `epochs` it goes on from its end. A checkpoint
+                of another model, or of options that would change the numbers, is refused.
+            checkpoint_interval: When to make one: after each "epoch", after so many steps (an integer), after so many
+                seconds (a float, a `datetime.timedelta` or "HH:MM:SS"). One is made besides when training ends.
+            checkpoint_keep: How many of the newest to keep, besides the best (by what early stopping monitors, else by
+                the loss) of those made after an epoch or a validation. Defaults to 3.
+            resume: "auto" goes on if there is a checkpoint, `True` insists on one, `False` begins anew.
+            on_checkpoint_error: "raise" a `CheckpointError`, or "warn" and train on, where one cannot be written.
             resident_share: Of the device's free memory, how much arrays may take to live there; if they need more, they
                 are streamed to it. Defaults to 0.5.
             **workers: On Keras 2, `workers`, `use_multiprocessing` and `max_queue_size`, as in its `fit`.
@@ -253,6 +269,15 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             resident_share=resident_share,
             **workers,
         )
+        checkpoints = checkpoint_dir
+        if checkpoint_dir is not None:
+            checkpoints = Checkpointer(
+                checkpoint_dir,
+                interval=checkpoint_interval,
+                keep=checkpoint_keep,
+                resume=resume,
+                on_error=on_checkpoint_error,
+            )
         session = TrainingSession(
             self,
             epochs=epochs,
@@ -270,6 +295,8 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             log_every=log_every,
             max_steps=max_steps,
             max_time=max_time,
+            checkpoints=checkpoints,
+            identity={"class_weight": class_weight},
             on_sigterm=on_sigterm,
         )
         return run_epochs(session, train_data)

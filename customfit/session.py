@@ -9,14 +9,17 @@ from typing import Any
 
 from customfit import compat
 from customfit.callbacks import LogEvery
+from customfit.checkpoint import Checkpointer
 from customfit.compat import keras
 from customfit.data import Block, Source, make_validation_sources
 from customfit.evaluation import Evaluation, metric_results
 from customfit.execution import compiled_steps
+from customfit.fingerprint import fingerprint, learning_rates
 from customfit.hooks import BatchHooks
 from customfit.limits import Limits
 from customfit.signals import Interruptions, Terminated
-from customfit.stopping import EarlyStopping, make_early_stopping
+from customfit.state import Progress, TrainingState, random_variables
+from customfit.stopping import EarlyStopping, make_early_stopping, score_of
 from customfit.validation import KeptValues, Validation, metric_variables
 
 
@@ -44,6 +47,9 @@ class TrainingSession:
         log_every: Prints a line of metrics every so many steps.
         max_steps: The step at which training ends, counted over all epochs.
         max_time: For how long to train: seconds, a `datetime.timedelta` or "HH:MM:SS".
+        checkpoints: A `Checkpointer`, or the directory of one. Where it takes up an epoch in its middle, `step` says
+            at which step your loop has to go on; `epochs(data)` sees to that.
+        identity: Further options that a checkpoint must agree with, by name.
         on_sigterm: What becomes of SIGTERM once the step is done and training has ended in order: "return" as if
             training were over, or "exit" with `SystemExit(143)`, as always without `with` around the loop.
 
@@ -88,6 +94,8 @@ class TrainingSession:
         log_every: int | None = None,
         max_steps: int | None = None,
         max_time: Any = None,
+        checkpoints: Any = None,
+        identity: dict | None = None,
         on_sigterm: str = "return",
     ):
         if not hasattr(model, "_compiled_steps"):
@@ -102,6 +110,10 @@ class TrainingSession:
                 raise ValueError(f"`{name}` must be an integer, 0 or more. Received: {name}={value!r}")
         self._limits = Limits(max_steps, max_time)
         self._signals = Interruptions(on_sigterm)
+        self._checkpointer = checkpoints
+        if checkpoints is not None and not isinstance(checkpoints, Checkpointer):
+            self._checkpointer = Checkpointer(checkpoints)
+        self._identity = identity or {}
         self.model = model
         self.steps_per_execution = compat.steps_per_execution(model)
         self.epoch: int | None = None
@@ -125,7 +137,7 @@ class TrainingSession:
         own += [self._stopping] if self._stopping is not None else []
         self.callbacks = self._callback_list(callbacks, own, verbose)
         self._hooks = BatchHooks(self.callbacks, "train")
-        self._train_step = compiled_steps(model).train
+        self._train_step = compiled_steps(model, counts_randomness=self._checkpointer is not None).train
         evaluation = Evaluation(model, self.callbacks, progress=False)
         self._validation = Validation(evaluation, validation_sources, validation_freq, validation_interval)
         self._trainable_state = compat.compiled_trainable_state(model)
@@ -142,6 +154,9 @@ class TrainingSession:
     # ------------------------------------------------------------------------------------------ begin and end
 
     def __enter__(self) -> TrainingSession:
+        if self._checkpointer is not None:
+            check_callbacks(self.callbacks.callbacks)
+            self._checkpointer.open()
         self._running, self._terminated = True, False
         self._trainable_state.__enter__()
         self._signals.begin()
@@ -174,6 +189,8 @@ class TrainingSession:
                 self.history.stop_reason = self.stop_reason
                 self.history.validation = self._validation.done
                 self._signals.end()
+                if self._checkpointer is not None:
+                    self._checkpointer.close()
         returns = self._terminated and self._signals.on_sigterm == "return"
         if kind is None and not returns:
             self._signals.heed()  # what has come since the last step
@@ -194,10 +211,16 @@ class TrainingSession:
             return
         if data is not None:
             data.restart()
-        for epoch in range(self._first_epoch(), self._epochs):
-            if data is not None and not data.has_more():
+        progress = self._take_up(data)
+        epoch = self._first_epoch() if progress is None else progress.epoch
+        while epoch < self._epochs and not self._is_over(progress):
+            within_epoch = progress is not None and progress.step > 0
+            if data is not None and not within_epoch and not data.has_more():
                 break
             self.begin_epoch(epoch)
+            if within_epoch:
+                self._take_up_epoch()
+            progress = None
             yield epoch
             if self._in_epoch:
                 if self.validates(epoch) and not self._validated:
@@ -206,6 +229,7 @@ class TrainingSession:
             self._heed_signals()
             if self.should_stop:
                 break
+            epoch += 1
 
     def begin_epoch(self, epoch: int) -> None:
         """Sets the metrics to zero and fires `on_epoch_begin`."""
@@ -225,6 +249,10 @@ class TrainingSession:
         self._in_epoch = False
         self.callbacks.on_epoch_end(self.epoch, logs)
         self._final_logs = logs
+        if self._checkpointer is not None and self._limit is None:  # else the epoch may go on in a later call
+            is_last = self.epoch + 1 >= self._epochs or self.should_stop
+            if is_last or self._checkpointer.due_after_epoch():
+                self._save(logs)
         return logs
 
     # -------------------------------------------------------------------------------------- steps and validation
@@ -270,7 +298,8 @@ class TrainingSession:
             self._end_by_limit()
             return 0
         size = self._hooks.block_size(step, self.steps_per_execution, self._train_step.pace)
-        return int(min(size, left, self._validation.steps_until_due(self.total_steps)))
+        dues = [part.steps_until_due(self.total_steps) for part in (self._validation, self._checkpointer) if part]
+        return int(min([size, left, *dues]))
 
     def validates(self, epoch: int) -> bool:
         """Whether `validation_freq` has this epoch validated."""
@@ -283,7 +312,7 @@ class TrainingSession:
             The logs, as numbers: `val_loss` and so on. They become part of the epoch's.
         """
         training_logs = self._training_logs()  # before the metrics start again
-        validation_logs = self._validation.run(self._signals.heed)
+        validation_logs = self._run_validation()
         training_logs.update(validation_logs)
         self._validated = True
         return validation_logs
@@ -357,28 +386,108 @@ class TrainingSession:
         )
 
     def _after_block(self, steps: int) -> None:
-        """Between two blocks, and within an epoch: validation, limits, signals."""
+        """Between two blocks, and within an epoch: validation, limits, checkpoints, signals."""
         self._limits.after_block(steps)
         if self._validation.due_at(self.total_steps):
             self._validate_within_epoch()
         if self._limits.reached(self.total_steps):
             self._end_by_limit()
+        if self._checkpointer is not None:
+            self._checkpointer.beat()
+            if self._checkpointer.due_after_block(self.total_steps):
+                self._save(self._validation_within_epoch())
         self._heed_signals()
 
     def _validate_within_epoch(self) -> None:
         self._hooks.refresh()
         kept = KeptValues(metric_variables(self.model))
-        try:
-            logs = self._validation.run(self._signals.heed)
-        finally:
-            kept.put_back()  # the training metrics count on
+        logs = self._run_validation()
+        kept.put_back()  # the training metrics count on
         self._validation.done.append({"step": self.total_steps, "epoch": self.epoch, **logs})
         for callback in self.callbacks.callbacks:
             if hasattr(callback, "on_validation_end"):
                 callback.on_validation_end(self.total_steps, logs)
 
+    def _run_validation(self) -> dict:
+        kept = KeptValues([*metric_variables(self.model), *random_variables(self.model)])
+        try:
+            return self._validation.run(self._signals.heed)
+        except (KeyboardInterrupt, Terminated):
+            kept.put_back()  # the checkpoint is of the moment before: validation is due
+            self._save()
+            raise
+
     def _end_by_limit(self) -> None:
-        self._limit = self._limit or self._limits.reached(self.total_steps)
+        """Notes that a limit is reached. The checkpoint is of the open epoch: with another limit it goes on."""
+        if self._limit is None:
+            self._limit = self._limits.reached(self.total_steps)
+            self._save(self._validation_within_epoch())
 
     def _heed_signals(self) -> None:
+        if self._signals.pending is not None:
+            self._save()
         self._signals.heed()
+
+    # ---------------------------------------------------------------------------------------------- checkpoints
+
+    def _take_up(self, data: Source | None) -> Progress | None:
+        """Goes on from the newest checkpoint, where there is one."""
+        if self._checkpointer is None:
+            return None
+        sources = self._validation.data
+        state = TrainingState(self.model, self.callbacks.callbacks, data, sources)
+        validation = {"sets": list(sources), "freq": self._validation.freq, "interval": self._validation.interval}
+        identity = fingerprint(self.model, data, {"validation": validation, **self._identity})
+        return self._apply(self._checkpointer.begin(state, identity))
+
+    def _take_up_epoch(self) -> None:
+        """Goes on within an epoch that has been begun anew: gives back what its begin has changed."""
+        progress = self._apply(self._checkpointer.restore())
+        assert progress is not None
+        self.step = progress.step
+        if self._validation.due_at(self.total_steps):
+            self._validate_within_epoch()
+
+    def _apply(self, progress: Progress | None) -> Progress | None:
+        if progress is not None:
+            self.total_steps = progress.total_steps
+            self._validation.done[:] = progress.validations
+            self._extra_logs = progress.extra_logs
+            self._final_logs = progress.final_logs
+        return progress
+
+    def _is_over(self, progress: Progress | None) -> bool:
+        """Whether the training that was taken up has ended: then no further epoch begins."""
+        if progress is None:
+            return False
+        if progress.step == 0:
+            self._limit = self._limits.reached(progress.total_steps)
+        return progress.stopped or self._limit is not None
+
+    def _save(self, logs: dict | None = None) -> None:
+        """Makes a checkpoint of this moment: within an epoch, or after one."""
+        if self._checkpointer is None or self.epoch is None:
+            return
+        if self._limit is not None and not self._in_epoch:
+            return  # the checkpoint is of the epoch as the limit left it
+        progress = Progress(
+            epoch=self.epoch if self._in_epoch else self.epoch + 1,
+            step=self.step if self._in_epoch else 0,
+            total_steps=self.total_steps,
+            stopped=bool(self.model.stop_training) and not self._in_epoch,
+            validations=self._validation.done,
+            extra_logs=self._extra_logs if self._in_epoch else {},
+            final_logs=self._final_logs,
+        )
+        score = score_of(logs or {}, self._stopping, list(self._validation.data))
+        self._checkpointer.save(progress, score, learning_rates(self.model))
+
+
+def check_callbacks(callbacks: list) -> None:
+    """Refuses callbacks that would do what checkpoints do, and undo it."""
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            raise ValueError(
+                "`callbacks` must not have a `BackupAndRestore` beside `checkpoint_dir`, which restores more. "
+                f"Received: callbacks with a {type(callback).__name__}"
+            )

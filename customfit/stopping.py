@@ -242,6 +242,27 @@ class EarlyStopping(keras.callbacks.Callback):
         )
 
 
+def score_of(logs: dict, stopping: keras.callbacks.Callback | None, validation: list[str]) -> float | None:
+    """How good the epoch or validation of these logs is, the lower the better: by what early stopping monitors.
+
+    Args:
+        logs: Its logs.
+        stopping: The callback, or `None`: then it is the loss, that of validation where there is some.
+        validation: The prefixes of the logs of each set of validation data.
+
+    Returns:
+        A number, or `None` where the logs do not have the metric.
+    """
+    monitor = getattr(stopping, "monitor", None) or (f"{validation[0]}loss" if validation else "loss")
+    value = logs.get(monitor)
+    if value is None or not math.isfinite(value):
+        return None
+    mode = getattr(stopping, "mode", "auto")
+    higher = mode == "max" or (mode == "auto" and any(word in monitor.lower() for word in _HIGHER_IS_BETTER))
+    lower = mode == "auto" and any(word in monitor.lower() for word in _LOWER_IS_BETTER)
+    return -float(value) if higher and not lower else float(value)
+
+
 def make_early_stopping(option: Any, validation: list[str], verbose: int) -> keras.callbacks.Callback | None:
     """The callback that `custom_fit(early_stopping=option)` asks for.
 

@@ -33,16 +33,16 @@ class Validation:
         self.data = data
         self.interval = None if interval is None else int(interval)
         self.done: list[dict] = []
-        self._freq = freq
+        self.freq = freq
         self._evaluation = evaluation
 
     def due_after_epoch(self, epoch: int) -> bool:
         """Whether `validation_freq` has this epoch validated."""
         if not self.data or self.interval is not None:
             return False
-        if isinstance(self._freq, int):
-            return (epoch + 1) % self._freq == 0
-        return epoch + 1 in self._freq
+        if isinstance(self.freq, int):
+            return (epoch + 1) % self.freq == 0
+        return epoch + 1 in self.freq
 
     def due_at(self, step: int) -> bool:
         """Whether `validation_interval` asks for a pass after so many steps, and there was none yet."""
