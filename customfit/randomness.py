@@ -66,9 +66,9 @@ class CountedRandomness:
             yield
 
     def _draw(
-        self, name: str, op_name: str, shape: Any, *args: Any, seed: int = 0, seed2: int = 0, **kwargs: Any
-    ) -> Any:
-        state = self._state(name, seed, seed2)
+        self, site: str, op_name: str, shape: Any, *args: Any, seed: int = 0, seed2: int = 0, **kwargs: Any
+    ) -> tf.Tensor:
+        state = self._state(site, seed, seed2)
         shape = tf.convert_to_tensor(shape)
         first, second, drawn = tf.unstack(state.read_value())
         if op_name == "random_uniform_int":
@@ -87,10 +87,17 @@ class CountedRandomness:
         return numbers
 
     def _state(self, name: str, seed: int, seed2: int) -> tf.Variable:
-        with tf.init_scope():
-            if name not in self.states:
-                initial = self._restored.get(name, [seed, seed2, 0])
-                self.states[name] = tf.Variable(initial, dtype=tf.int64, trainable=False)
-            elif int(self.states[name][2]) == 0:  # traced again before it has drawn anything
-                self.states[name].assign([seed, seed2, 0])
+        def make() -> None:
+            initial = self._restored.get(name, [seed, seed2, 0])
+            self.states[name] = tf.Variable(initial, dtype=tf.int64, trainable=False)
+
+        if name not in self.states:
+            # A function that is being traced for the second time refuses variables, but only of its own thread.
+            maker = threading.Thread(target=make)
+            maker.start()
+            maker.join()
             return self.states[name]
+        with tf.init_scope():
+            if int(self.states[name][2]) == 0:  # traced again before it has drawn anything
+                self.states[name].assign([seed, seed2, 0])
+        return self.states[name]

@@ -10,8 +10,8 @@ from typing import Any
 from customfit import compat
 from customfit.callbacks import LogEvery
 from customfit.checkpoint import Checkpointer
-from customfit.compat import keras
-from customfit.data import Block, Source, make_validation_sources
+from customfit.compat import keras, tf
+from customfit.data import Block, Source, make_validation_sources, map_leaves
 from customfit.evaluation import Evaluation, metric_results
 from customfit.execution import compiled_steps
 from customfit.fingerprint import fingerprint, learning_rates
@@ -149,6 +149,7 @@ class TrainingSession:
         self._extra_logs: dict = {}
         self._final_logs: dict | None = None
         self._limit: str | None = None  # which one was reached
+        self._state: TrainingState | None = None
         self._terminated = False
 
     # ------------------------------------------------------------------------------------------ begin and end
@@ -266,7 +267,10 @@ class TrainingSession:
         Returns:
             The step's logs, as tensors: reading one waits for the device.
         """
-        logs = self.train_block(self._train_step.block_of(batch, self.step))
+        block = self._train_step.block_of(batch, self.step)
+        if self._state is not None and self._state.batch_spec is None:
+            self._state.batch_spec = map_leaves(tf.type_spec_from_value, block.feed)
+        logs = self.train_block(block)
         assert logs is not None  # there is a batch
         return logs
 
@@ -435,7 +439,7 @@ class TrainingSession:
         if self._checkpointer is None:
             return None
         sources = self._validation.data
-        state = TrainingState(self.model, self.callbacks.callbacks, data, sources)
+        self._state = state = TrainingState(self.model, self.callbacks.callbacks, data, sources)
         validation = {"sets": list(sources), "freq": self._validation.freq, "interval": self._validation.interval}
         identity = fingerprint(self.model, data, {"validation": validation, **self._identity})
         return self._apply(self._checkpointer.begin(state, identity))
@@ -454,6 +458,7 @@ class TrainingSession:
             self._validation.done[:] = progress.validations
             self._extra_logs = progress.extra_logs
             self._final_logs = progress.final_logs
+            self._step_logs = progress.step_logs
         return progress
 
     def _is_over(self, progress: Progress | None) -> bool:
@@ -477,6 +482,7 @@ class TrainingSession:
             stopped=bool(self.model.stop_training) and not self._in_epoch,
             validations=self._validation.done,
             extra_logs=self._extra_logs if self._in_epoch else {},
+            step_logs=compat.to_host(self._step_logs),
             final_logs=self._final_logs,
         )
         score = score_of(logs or {}, self._stopping, list(self._validation.data))

@@ -29,6 +29,7 @@ class Progress:
         total_steps: Steps of all epochs.
         stopped: Whether something has asked to stop: then training is over.
         validations: What `validation_interval` has found.
+        step_logs: The last step's logs.
         extra_logs: Values of this epoch by `session.log()`.
         final_logs: The last epoch's logs.
     """
@@ -38,6 +39,7 @@ class Progress:
     total_steps: int
     stopped: bool = False
     validations: list = dataclasses.field(default_factory=list)
+    step_logs: dict = dataclasses.field(default_factory=dict)
     extra_logs: dict = dataclasses.field(default_factory=dict)
     final_logs: dict | None = None
 
@@ -57,6 +59,7 @@ class TrainingState:
         self._callbacks = callbacks
         self._train_data: Any = train_data
         self._validation_data = validation_data
+        self.batch_spec: Any = None if train_data is None else self._train_data.element_spec
 
     def save(self, folder: Path, progress: Progress) -> dict:
         """Writes the state.
@@ -80,6 +83,7 @@ class TrainingState:
             "random": pack(random_states(), "random", tensors),
             "variables": listed,
             "data": self._positions(folder),
+            "batch": pack(tf.nest.map_structure(_only_dense, self.batch_spec), "batch", tensors),
         }
         write_tensors(folder / VARIABLES, tensors)
         return record
@@ -89,8 +93,9 @@ class TrainingState:
         tensors = read_tensors(folder / VARIABLES)
         named = dict(record["variables"])
         variables = variables_of(self._model)
-        if missing(named, variables) and self._train_data is not None:
-            compiled_steps(self._model).train.build(self._train_data.element_spec)
+        if missing(named, variables):
+            spec = unpack(record["batch"], tensors) if self.batch_spec is None else self.batch_spec
+            compiled_steps(self._model).train.build(spec)
             variables = variables_of(self._model)
         check_variables(named, variables)
         for name, variable in variables.items():
@@ -277,6 +282,8 @@ def pack(value: Any, name: str, tensors: dict[str, Any]) -> Any:
     if isinstance(value, (np.ndarray, np.generic, tf.Tensor, tf.Variable)):
         tensors[name] = tf.convert_to_tensor(value)
         return {"~": "scalar" if isinstance(value, np.generic) else "array", "of": name}
+    if isinstance(value, tf.TensorSpec):
+        return {"~": "spec", "of": [value.shape.as_list(), value.dtype.name]}
     if isinstance(value, dict):
         items = [
             [pack(key, f"{name}/key{i}", tensors), pack(item, f"{name}/{i}", tensors)]
@@ -298,9 +305,16 @@ def unpack(value: Any, tensors: dict[str, np.ndarray]) -> Any:
     kind, of = value["~"], value["of"]
     if kind == "dict":
         return {unpack(key, tensors): unpack(item, tensors) for key, item in of}
+    if kind == "spec":
+        return tf.TensorSpec(*of)
     if kind == "tuple":
         return tuple(unpack(item, tensors) for item in of)
     return tensors[of][()] if kind == "scalar" else tensors[of]
+
+
+def _only_dense(spec: Any) -> Any:
+    """A spec that can be kept; that of a ragged or sparse tensor is known from the data alone."""
+    return spec if isinstance(spec, tf.TensorSpec) else None
 
 
 def write_tensors(prefix: Path, tensors: dict[str, Any]) -> None:
