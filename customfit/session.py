@@ -116,7 +116,7 @@ class TrainingSession:
         self._identity = identity or {}
         self.model = model
         self.steps_per_execution = compat.steps_per_execution(model)
-        self.epoch: int | None = None
+        self.epoch: Any = None
         self.step = 0
         self.total_steps = 0
         self._epochs = epochs

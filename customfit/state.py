@@ -59,7 +59,7 @@ class TrainingState:
         self._callbacks = callbacks
         self._train_data: Any = train_data
         self._validation_data = validation_data
-        self.batch_spec: Any = None if train_data is None else self._train_data.element_spec
+        self.batch_spec: Any = getattr(train_data, "element_spec", None)
 
     def save(self, folder: Path, progress: Progress) -> dict:
         """Writes the state.
@@ -78,6 +78,7 @@ class TrainingState:
         )
         listed = [[name, describe(tensor)] for name, tensor in tensors.items()]
         record = {
+            "total_steps": progress.total_steps,
             "progress": pack(dataclasses.asdict(progress), "progress", tensors),
             "callbacks": pack(self._callback_states(), "callbacks", tensors),
             "random": pack(random_states(), "random", tensors),

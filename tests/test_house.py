@@ -27,6 +27,7 @@ LAYERS = [
     {"loop"},
     {"mixin"},
     {"model"},
+    {"resume_testing"},
     {"testing"},
     {"__init__"},
 ]
