@@ -6,7 +6,8 @@ from typing import Any
 
 from customfit import compat
 from customfit.compat import keras
-from customfit.state import as_json, optimizers_of
+from customfit.packing import as_json
+from customfit.state import optimizers_of
 
 
 def fingerprint(model: keras.Model, data: Any, options: dict) -> dict:

@@ -17,8 +17,9 @@ from typing import Any, Callable
 
 import numpy as np
 
+from customfit.packing import pack, read_tensors, unpack, write_tensors
 from customfit.session import TrainingSession
-from customfit.state import pack, read_tensors, unpack, variables_of, write_tensors
+from customfit.state import variables_of
 from customfit.storage import CheckpointStore
 
 _CHILD = "import sys; from customfit.resume_testing import child; child(*sys.argv[1:])"

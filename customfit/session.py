@@ -9,17 +9,16 @@ from typing import Any
 
 from customfit import compat
 from customfit.callbacks import LogEvery
-from customfit.checkpoint import Checkpointer
-from customfit.compat import keras, tf
-from customfit.data import Block, Source, make_validation_sources, map_leaves
+from customfit.compat import keras
+from customfit.data import Block, Source, make_validation_sources
 from customfit.evaluation import Evaluation, metric_results
 from customfit.execution import compiled_steps
-from customfit.fingerprint import fingerprint, learning_rates
-from customfit.hooks import BatchHooks
+from customfit.hooks import BatchHooks, make_callback_list
 from customfit.limits import Limits
+from customfit.resumption import Resumption
 from customfit.signals import Interruptions, Terminated
-from customfit.state import Progress, TrainingState, random_variables
-from customfit.stopping import EarlyStopping, make_early_stopping, score_of
+from customfit.state import Progress, random_variables
+from customfit.stopping import EarlyStopping, make_early_stopping
 from customfit.validation import KeptValues, Validation, metric_variables
 
 
@@ -110,10 +109,6 @@ class TrainingSession:
                 raise ValueError(f"`{name}` must be an integer, 0 or more. Received: {name}={value!r}")
         self._limits = Limits(max_steps, max_time)
         self._signals = Interruptions(on_sigterm)
-        self._checkpointer = checkpoints
-        if checkpoints is not None and not isinstance(checkpoints, Checkpointer):
-            self._checkpointer = Checkpointer(checkpoints)
-        self._identity = identity or {}
         self.model = model
         self.steps_per_execution = compat.steps_per_execution(model)
         self.epoch: Any = None
@@ -135,11 +130,14 @@ class TrainingSession:
         self._stopping = make_early_stopping(early_stopping, list(validation_sources), verbose=int(verbose != 0))
         own = [LogEvery(log_every)] if log_every is not None else []
         own += [self._stopping] if self._stopping is not None else []
-        self.callbacks = self._callback_list(callbacks, own, verbose)
+        self.callbacks = make_callback_list(model, callbacks, own, verbose, epochs, steps_per_epoch)
         self._hooks = BatchHooks(self.callbacks, "train")
-        self._train_step = compiled_steps(model, counts_randomness=self._checkpointer is not None).train
+        self._train_step = compiled_steps(model, counts_randomness=checkpoints is not None).train
         evaluation = Evaluation(model, self.callbacks, progress=False)
         self._validation = Validation(evaluation, validation_sources, validation_freq, validation_interval)
+        self._resumption = Resumption(
+            model, self.callbacks.callbacks, self._validation, self._stopping, checkpoints, identity
+        )
         self._trainable_state = compat.compiled_trainable_state(model)
         self._running = False
         self._in_epoch = False
@@ -149,15 +147,12 @@ class TrainingSession:
         self._extra_logs: dict = {}
         self._final_logs: dict | None = None
         self._limit: str | None = None  # which one was reached
-        self._state: TrainingState | None = None
         self._terminated = False
 
     # ------------------------------------------------------------------------------------------ begin and end
 
     def __enter__(self) -> TrainingSession:
-        if self._checkpointer is not None:
-            check_callbacks(self.callbacks.callbacks)
-            self._checkpointer.open()
+        self._resumption.open()
         self._running, self._terminated = True, False
         self._trainable_state.__enter__()
         self._signals.begin()
@@ -190,8 +185,7 @@ class TrainingSession:
                 self.history.stop_reason = self.stop_reason
                 self.history.validation = self._validation.done
                 self._signals.end()
-                if self._checkpointer is not None:
-                    self._checkpointer.close()
+                self._resumption.close()
         returns = self._terminated and self._signals.on_sigterm == "return"
         if kind is None and not returns:
             self._signals.heed()  # what has come since the last step
@@ -212,7 +206,7 @@ class TrainingSession:
             return
         if data is not None:
             data.restart()
-        progress = self._take_up(data)
+        progress = self._go_on(self._resumption.begin(data))
         epoch = self._first_epoch() if progress is None else progress.epoch
         while epoch < self._epochs and not self._is_over(progress):
             within_epoch = progress is not None and progress.step > 0
@@ -220,7 +214,7 @@ class TrainingSession:
                 break
             self.begin_epoch(epoch)
             if within_epoch:
-                self._take_up_epoch()
+                self._go_on_within_epoch()
             progress = None
             yield epoch
             if self._in_epoch:
@@ -246,14 +240,12 @@ class TrainingSession:
         Returns:
             The logs, as numbers.
         """
-        logs = {**self._training_logs(), **self._validation_within_epoch(), **self._extra_logs}
+        logs = {**self._training_logs(), **self._validation.logs_within(self.epoch), **self._extra_logs}
         self._in_epoch = False
         self.callbacks.on_epoch_end(self.epoch, logs)
         self._final_logs = logs
-        if self._checkpointer is not None and self._limit is None:  # else the epoch may go on in a later call
-            is_last = self.epoch + 1 >= self._epochs or self.should_stop
-            if is_last or self._checkpointer.due_after_epoch():
-                self._save(logs)
+        if self._resumption.after_epoch() or self.epoch + 1 >= self._epochs or self.should_stop:
+            self._save(logs)
         return logs
 
     # -------------------------------------------------------------------------------------- steps and validation
@@ -268,8 +260,7 @@ class TrainingSession:
             The step's logs, as tensors: reading one waits for the device.
         """
         block = self._train_step.block_of(batch, self.step)
-        if self._state is not None and self._state.batch_spec is None:
-            self._state.batch_spec = map_leaves(tf.type_spec_from_value, block.feed)
+        self._resumption.note_batch(block)
         logs = self.train_block(block)
         assert logs is not None  # there is a batch
         return logs
@@ -302,8 +293,8 @@ class TrainingSession:
             self._end_by_limit()
             return 0
         size = self._hooks.block_size(step, self.steps_per_execution, self._train_step.pace)
-        dues = [part.steps_until_due(self.total_steps) for part in (self._validation, self._checkpointer) if part]
-        return int(min([size, left, *dues]))
+        dues = (part.steps_until_due(self.total_steps) for part in (self._validation, self._resumption))
+        return int(min(size, left, *dues))
 
     def validates(self, epoch: int) -> bool:
         """Whether `validation_freq` has this epoch validated."""
@@ -353,41 +344,12 @@ class TrainingSession:
             if not isinstance(callback, keras.callbacks.BackupAndRestore):
                 callback.on_train_end(self._final_logs)
 
-    def _callback_list(self, callbacks: Any, own: list, verbose: int | str) -> keras.callbacks.CallbackList:
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            if not any(isinstance(callback, keras.callbacks.History) for callback in callbacks.callbacks):
-                own = [*own, keras.callbacks.History()]
-            for callback in own:
-                callback.set_params(callbacks.params)
-                callback.set_model(self.model)
-                callbacks.callbacks.append(callback)
-            return callbacks
-        given = [] if callbacks is None else callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
-        return keras.callbacks.CallbackList(
-            [*given, *own],
-            add_history=True,
-            add_progbar=verbose != 0,
-            model=self.model,
-            verbose=verbose,
-            epochs=self._epochs,
-            steps=self._steps_per_epoch,
-        )
-
     def _training_logs(self) -> dict:
         """This epoch's logs so far, as numbers: the metrics' results over its steps, and validation once it has run."""
         if self._epoch_logs is None:
             self._hooks.refresh()
             self._epoch_logs = metric_results(self.model, self._step_logs)
         return self._epoch_logs
-
-    def _validation_within_epoch(self) -> dict:
-        """The logs of this epoch's last validation by `validation_interval`."""
-        last = self._validation.done[-1] if self._validation.done else {}
-        return (
-            {name: value for name, value in last.items() if name not in ("step", "epoch")}
-            if last.get("epoch") == self.epoch
-            else {}
-        )
 
     def _after_block(self, steps: int) -> None:
         """Between two blocks, and within an epoch: validation, limits, checkpoints, signals."""
@@ -396,10 +358,8 @@ class TrainingSession:
             self._validate_within_epoch()
         if self._limits.reached(self.total_steps):
             self._end_by_limit()
-        if self._checkpointer is not None:
-            self._checkpointer.beat()
-            if self._checkpointer.due_after_block(self.total_steps):
-                self._save(self._validation_within_epoch())
+        if self._resumption.after_block(self.total_steps):
+            self._save(self._validation.logs_within(self.epoch))
         self._heed_signals()
 
     def _validate_within_epoch(self) -> None:
@@ -425,7 +385,7 @@ class TrainingSession:
         """Notes that a limit is reached. The checkpoint is of the open epoch: with another limit it goes on."""
         if self._limit is None:
             self._limit = self._limits.reached(self.total_steps)
-            self._save(self._validation_within_epoch())
+            self._save(self._validation.logs_within(self.epoch))
 
     def _heed_signals(self) -> None:
         if self._signals.pending is not None:
@@ -434,32 +394,18 @@ class TrainingSession:
 
     # ---------------------------------------------------------------------------------------------- checkpoints
 
-    def _take_up(self, data: Source | None) -> Progress | None:
-        """Goes on from the newest checkpoint, where there is one."""
-        if self._checkpointer is None:
-            return None
-        sources = self._validation.data
-        self._state = state = TrainingState(self.model, self.callbacks.callbacks, data, sources)
-        validation = {"sets": list(sources), "freq": self._validation.freq, "interval": self._validation.interval}
-        identity = fingerprint(self.model, data, {"validation": validation, **self._identity})
-        return self._apply(self._checkpointer.begin(state, identity))
-
-    def _take_up_epoch(self) -> None:
-        """Goes on within an epoch that has been begun anew: gives back what its begin has changed."""
-        progress = self._apply(self._checkpointer.restore())
-        assert progress is not None
-        self.step = progress.step
-        if self._validation.due_at(self.total_steps):
-            self._validate_within_epoch()
-
-    def _apply(self, progress: Progress | None) -> Progress | None:
+    def _go_on(self, progress: Progress | None) -> Progress | None:
         if progress is not None:
             self.total_steps = progress.total_steps
             self._validation.done[:] = progress.validations
-            self._extra_logs = progress.extra_logs
+            self._step_logs, self._extra_logs = progress.step_logs, progress.extra_logs
             self._final_logs = progress.final_logs
-            self._step_logs = progress.step_logs
         return progress
+
+    def _go_on_within_epoch(self) -> None:
+        self.step = self._go_on(self._resumption.again()).step  # type: ignore[union-attr]
+        if self._validation.due_at(self.total_steps):
+            self._validate_within_epoch()
 
     def _is_over(self, progress: Progress | None) -> bool:
         """Whether the training that was taken up has ended: then no further epoch begins."""
@@ -471,10 +417,9 @@ class TrainingSession:
 
     def _save(self, logs: dict | None = None) -> None:
         """Makes a checkpoint of this moment: within an epoch, or after one."""
-        if self._checkpointer is None or self.epoch is None:
+        after_limit = self._limit is not None and not self._in_epoch  # the epoch stays open: a later call may go on
+        if self.epoch is None or after_limit:
             return
-        if self._limit is not None and not self._in_epoch:
-            return  # the checkpoint is of the epoch as the limit left it
         progress = Progress(
             epoch=self.epoch if self._in_epoch else self.epoch + 1,
             step=self.step if self._in_epoch else 0,
@@ -485,15 +430,4 @@ class TrainingSession:
             step_logs=compat.to_host(self._step_logs),
             final_logs=self._final_logs,
         )
-        score = score_of(logs or {}, self._stopping, list(self._validation.data))
-        self._checkpointer.save(progress, score, learning_rates(self.model))
-
-
-def check_callbacks(callbacks: list) -> None:
-    """Refuses callbacks that would do what checkpoints do, and undo it."""
-    for callback in callbacks:
-        if isinstance(callback, keras.callbacks.BackupAndRestore):
-            raise ValueError(
-                "`callbacks` must not have a `BackupAndRestore` beside `checkpoint_dir`, which restores more. "
-                f"Received: callbacks with a {type(callback).__name__}"
-            )
+        self._resumption.save(progress, logs or {})

@@ -47,8 +47,12 @@ class CheckpointStore:
         """Makes the directory, locks it, and clears away what a writer that was killed has left."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.lock.take()
-        for leftover in self.directory.glob(".writing-*"):
-            shutil.rmtree(leftover)
+        try:
+            for leftover in self.directory.glob(".writing-*"):
+                shutil.rmtree(leftover)
+        except OSError:
+            self.lock.release()
+            raise
 
     def close(self) -> None:
         """Gives the lock back."""

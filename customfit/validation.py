@@ -54,6 +54,13 @@ class Validation:
         """How many steps, from this one on, until `validation_interval` asks for a pass."""
         return math.inf if self.interval is None else self.interval - step % self.interval
 
+    def logs_within(self, epoch: int) -> dict:
+        """The logs of the last pass within an epoch."""
+        last = self.done[-1] if self.done else {"epoch": None}
+        if last["epoch"] != epoch:
+            return {}
+        return {name: value for name, value in last.items() if name not in ("step", "epoch")}
+
     def run(self, after_block: Callable[[], None]) -> dict:
         """Runs `test_step` over all the data; no weight moves.
 

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "customfit"
 LAYERS = [
     {"compat", "_version"},
     {"clipping"},
-    {"gradients", "data", "stopping", "pace", "limits", "signals", "lock", "randomness"},
+    {"gradients", "data", "stopping", "pace", "limits", "signals", "lock", "randomness", "packing"},
     {"graph", "callbacks", "storage"},
     {"xla"},
     {"execution", "hooks"},
@@ -23,6 +23,7 @@ LAYERS = [
     {"validation", "state"},
     {"fingerprint"},
     {"checkpoint"},
+    {"resumption"},
     {"session"},
     {"loop"},
     {"mixin"},
