@@ -57,6 +57,7 @@ def _backend_of_keras_3() -> str:
 keras = _find_keras()
 
 IS_KERAS_3 = hasattr(keras, "ops")
+GENERATION = 3 if IS_KERAS_3 else 2
 KERAS_VERSION = tuple(map(int, keras.__version__.split(".")[:2])) if IS_KERAS_3 else (2,)
 
 

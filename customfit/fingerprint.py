@@ -25,7 +25,7 @@ def fingerprint(model: keras.Model, data: Any, options: dict) -> dict:
     clip = getattr(model, "gradient_clip", None)
     return as_json(
         {
-            "Keras": "3" if compat.IS_KERAS_3 else "2",
+            "Keras": compat.GENERATION,
             "loss": _named(getattr(model, "loss", None)),
             "optimizer": [config for config, _ in optimizers],
             "learning rate": [rate for _, rates in optimizers for rate in rates],

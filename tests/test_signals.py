@@ -25,9 +25,12 @@ def model():
 
 @pytest.fixture(autouse=True)
 def handlers_are_put_back():
+    given = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     yield
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    after = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, given)
+    assert after == before
 
 
 class Sends(keras.callbacks.Callback):

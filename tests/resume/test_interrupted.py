@@ -13,6 +13,13 @@ X, Y = models.rows(70)
 ROWS = {"x": X, "y": Y, "validation_data": (X, Y)}
 
 
+@pytest.fixture(autouse=True)
+def _heard():
+    given = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    yield
+    signal.signal(signal.SIGINT, given)
+
+
 class Interrupts(keras.callbacks.Callback):
     """Sends a signal in a hook, the n-th time that it is called."""
 
