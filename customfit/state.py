@@ -209,7 +209,7 @@ def optimizers_of(model: keras.Model) -> list:
 def stable_name(variable: Any) -> str:
     """A variable's name without the numbers that Keras adds to tell models of one process apart."""
     name = getattr(variable, "path", None) or variable.name
-    return re.sub(r"_\d+(?=/|:|$)", "", name)
+    return re.sub(r"_\d+(?=_|/|:|$)", "", name)
 
 
 def describe(tensor: Any) -> str:

@@ -370,6 +370,18 @@ def test_it_goes_on_in_the_same_process_and_model(tmp_path):
     assert_same((model, history), train(models.dropout, lambda: {**ROWS, "callbacks": [plateau()]}))
 
 
+def test_a_model_built_anew_in_the_same_process_has_other_names_and_goes_on(tmp_path):
+    def fit(**arguments):
+        keras.utils.set_random_seed(SEED)
+        model = models.dropout(CustomTrainModel)
+        model.compile("adam", "sparse_categorical_crossentropy")
+        return model, model.custom_fit(X, Y, epochs=3, batch_size=16, verbose=0, **arguments)
+
+    whole = fit()
+    fit(checkpoint_dir=tmp_path, max_steps=7)
+    assert_same(fit(checkpoint_dir=tmp_path, resume=True), whole)
+
+
 def test_without_a_global_seed_one_is_drawn_and_kept(tmp_path):
     tf.random.set_seed(None)
     given = {**ROWS, "max_steps": 7}
