@@ -357,6 +357,9 @@ def eager_random_state() -> list | None:
 
 def set_eager_random_state(state: list) -> None:
     """Has eager random ops go on from what `eager_random_state` gave."""
+    seed = global_seed()
+    if seed is not None:
+        tf.random.set_seed(seed)  # which also forgets the ops that have drawn by these seeds already
     version, internal, gauss = state
     _eager_context()._rng.setstate((version, tuple(internal), gauss))
 
@@ -373,12 +376,20 @@ COUNTED_RANDOM_OPS = {
     "random_uniform_int": tf.raw_ops.StatelessRandomUniformIntV2,
 }
 
+# And those that have no such twin.
+UNCOUNTED_RANDOM_OPS = {
+    "random_shuffle": "tf.random.shuffle",
+    "multinomial": "tf.random.categorical",
+    "random_gamma": "tf.random.gamma",
+    "random_poisson_v2": "tf.random.poisson",
+}
+
 
 @contextlib.contextmanager
 def replaced_random_ops(replacement: Callable[..., Any]) -> Iterator[None]:
-    """Has `replacement(name, op, *args, **kwargs)` be called for each of `COUNTED_RANDOM_OPS` meanwhile."""
+    """Has `replacement(name, op, *args, **kwargs)` be called for each of these random ops meanwhile."""
     module = importlib.import_module("tensorflow.python.ops.gen_random_ops")
-    ops = {name: getattr(module, name) for name in COUNTED_RANDOM_OPS}
+    ops = {name: getattr(module, name) for name in (*COUNTED_RANDOM_OPS, *UNCOUNTED_RANDOM_OPS)}
     for name, op in ops.items():
         setattr(module, name, functools.partial(replacement, name, op))
     try:

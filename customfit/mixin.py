@@ -10,6 +10,7 @@ from customfit.checkpoint import Checkpointer
 from customfit.clipping import Clip, Gradient
 from customfit.compat import keras, tf
 from customfit.data import check_worker_options, make_source, split_rows
+from customfit.dryrun import DryRun
 from customfit.evaluation import Evaluation
 from customfit.gradients import apply_gradients
 from customfit.loop import run_epochs
@@ -183,9 +184,13 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         checkpoint_keep: int = 3,
         resume: Any = "auto",
         on_checkpoint_error: str = "raise",
+        fast_dev_run: Any = False,
+        overfit_batches: int | None = None,
+        sanity_validation: int = 0,
+        plan: bool = False,
         resident_share: float = 0.5,
         **workers: Any,
-    ) -> keras.callbacks.History:
+    ) -> Any:
         """Trains the model with the explicit loop of `customfit/loop.py`.
 
         Every argument of `fit` means what it means there, and the weights and History are the same to the bit. On
@@ -235,6 +240,14 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
                 the loss) of those made after an epoch or a validation. Defaults to 3.
             resume: "auto" goes on if there is a checkpoint, `True` insists on one, `False` begins anew.
             on_checkpoint_error: "raise" a `CheckpointError`, or "warn" and train on, where one cannot be written.
+            fast_dev_run: Tries everything out on so many batches of training and of validation, in one epoch; `True` is
+                one batch. Nothing is saved, by checkpoints or by Keras's callbacks, and limits do not count.
+            overfit_batches: Trains on the first so many batches, unshuffled, in each epoch: a model that can learn
+                overfits them.
+            sanity_validation: How many batches to validate before the first epoch, so that a mistake there shows at
+                once. Callbacks and History do not hear of it.
+            plan: Prints how many updates, validations and checkpoints this call would make, what memory it would take,
+                and which options conflict, and returns that as a `Plan`, without a step.
             resident_share: Of the device's free memory, how much arrays may take to live there; if they need more, they
                 are streamed to it. Defaults to 0.5.
             **workers: On Keras 2, `workers`, `use_multiprocessing` and `max_queue_size`, as in its `fit`.
@@ -254,6 +267,10 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         >>> history = model.custom_fit(x, y, epochs=50, validation_split=0.2, early_stopping=3)
         """
         check_worker_options(workers)
+        dry_run = DryRun(fast_dev_run, overfit_batches, sanity_validation)
+        dry_run.check(checkpoint_dir)
+        if fast_dev_run:
+            epochs, max_steps, max_time, validation_interval, checkpoint_dir = initial_epoch + 1, None, None, None, None
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = split_rows((x, y, sample_weight), validation_split)
         train_data = make_source(
@@ -261,7 +278,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             y,
             sample_weight,
             batch_size=batch_size,
-            shuffle=shuffle,
+            shuffle=shuffle and not overfit_batches,
             steps_per_epoch=steps_per_epoch,
             epochs=epochs - initial_epoch,
             class_weight=class_weight,
@@ -269,6 +286,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             resident_share=resident_share,
             **workers,
         )
+        train_data = dry_run.training(train_data)
         checkpoints = checkpoint_dir
         if checkpoint_dir is not None:
             checkpoints = Checkpointer(
@@ -283,7 +301,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             epochs=epochs,
             initial_epoch=initial_epoch,
             steps_per_epoch=train_data.steps,
-            callbacks=callbacks,
+            callbacks=dry_run.callbacks(callbacks),
             verbose=verbose,
             validation_data=validation_data,
             validation_freq=validation_freq,
@@ -298,7 +316,12 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             checkpoints=checkpoints,
             identity={"class_weight": class_weight},
             on_sigterm=on_sigterm,
+            dry_run=dry_run,
         )
+        if plan:
+            found = session.plan(train_data, checkpoint_dir, checkpoint_interval)
+            print(found)
+            return found
         return run_epochs(session, train_data)
 
     def custom_evaluate(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,12 +56,19 @@ class CountedRandomness:
         )
         thread, count = threading.get_ident(), 0
 
-        def replacement(op_name: str, op: Any, shape: Any, *args: Any, **kwargs: Any) -> Any:
+        def replacement(op_name: str, op: Any, *args: Any, **kwargs: Any) -> Any:
             nonlocal count
             if tf.executing_eagerly() or threading.get_ident() != thread:
-                return op(shape, *args, **kwargs)
+                return op(*args, **kwargs)
+            if op_name in compat.UNCOUNTED_RANDOM_OPS:
+                warnings.warn(
+                    f"`{name}` draws by `{compat.UNCOUNTED_RANDOM_OPS[op_name]}`, whose state cannot be kept: a run "
+                    "that is taken up draws other numbers. `tf.random.Generator` and `tf.random.stateless_*` can be.",
+                    stacklevel=2,
+                )
+                return op(*args, **kwargs)
             count += 1
-            return self._draw(f"{name}({signature})/{count}", op_name, shape, *args, **kwargs)
+            return self._draw(f"{name}({signature})/{count}", op_name, *args, **kwargs)
 
         with compat.replaced_random_ops(replacement):
             yield

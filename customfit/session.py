@@ -10,11 +10,13 @@ from typing import Any
 from customfit import compat
 from customfit.callbacks import LogEvery
 from customfit.compat import keras
-from customfit.data import Block, Source, make_validation_sources
+from customfit.data import Block, FirstBatches, Source, make_validation_sources
+from customfit.dryrun import DryRun
 from customfit.evaluation import Evaluation, metric_results
 from customfit.execution import compiled_steps
 from customfit.hooks import BatchHooks, make_callback_list
 from customfit.limits import Limits
+from customfit.plan import Plan, make_plan
 from customfit.resumption import Resumption
 from customfit.signals import Interruptions, Terminated
 from customfit.state import Progress, random_variables
@@ -48,6 +50,7 @@ class TrainingSession:
         max_time: For how long to train: seconds, a `datetime.timedelta` or "HH:MM:SS".
         checkpoints: A `Checkpointer`, or the directory of one. Where it takes up an epoch in its middle, `step` says
             at which step your loop has to go on; `epochs(data)` sees to that.
+        dry_run: How the training is tried out first, on few batches.
         identity: Further options that a checkpoint must agree with, by name.
         on_sigterm: What becomes of SIGTERM once the step is done and training has ended in order: "return" as if
             training were over, or "exit" with `SystemExit(143)`, as always without `with` around the loop.
@@ -96,6 +99,7 @@ class TrainingSession:
         checkpoints: Any = None,
         identity: dict | None = None,
         on_sigterm: str = "return",
+        dry_run: DryRun | None = None,
     ):
         if not hasattr(model, "_compiled_steps"):
             raise TypeError(
@@ -126,6 +130,8 @@ class TrainingSession:
                 model=model,
                 **(workers or {}),
             )
+        self._dry_run = dry_run or DryRun()
+        validation_sources = self._dry_run.validation(validation_sources)
         verbose = compat.verbosity(verbose)
         self._stopping = make_early_stopping(early_stopping, list(validation_sources), verbose=int(verbose != 0))
         own = [LogEvery(log_every)] if log_every is not None else []
@@ -208,6 +214,8 @@ class TrainingSession:
             data.restart()
         progress = self._go_on(self._resumption.begin(data))
         epoch = self._first_epoch() if progress is None else progress.epoch
+        if progress is None:
+            self._validate_for_sanity()
         while epoch < self._epochs and not self._is_over(progress):
             within_epoch = progress is not None and progress.step > 0
             if data is not None and not within_epoch and not data.has_more():
@@ -312,6 +320,21 @@ class TrainingSession:
         self._validated = True
         return validation_logs
 
+    def plan(self, data: Source, checkpoint_dir: Any = None, checkpoint_interval: Any = "epoch") -> Plan:
+        """What this session would do with the data, without a step."""
+        return make_plan(
+            self.model,
+            data,
+            self._validation,
+            epochs=self._epochs,
+            initial_epoch=self._initial_epoch,
+            max_steps=self._limits.max_steps,
+            checkpoint_dir=checkpoint_dir,
+            checkpoint_interval=checkpoint_interval,
+            early_stopping=self._stopping,
+            callbacks=self.callbacks.callbacks,
+        )
+
     def log(self, **values: Any) -> None:
         """Adds values of your own to this epoch's logs, where History, callbacks and early stopping find them."""
         self._extra_logs.update(compat.to_host(values))
@@ -371,6 +394,15 @@ class TrainingSession:
         for callback in self.callbacks.callbacks:
             if hasattr(callback, "on_validation_end"):
                 callback.on_validation_end(self.total_steps, logs)
+
+    def _validate_for_sanity(self) -> None:
+        """A few batches before the first epoch. It leaves no trace."""
+        batches = self._dry_run.sanity_validation
+        for source in self._validation.data.values() if batches else ():
+            kept = KeptValues(random_variables(self.model))
+            silent = keras.callbacks.CallbackList(model=self.model)
+            Evaluation(self.model, silent, progress=False).run(FirstBatches(source, batches), self._signals.heed)
+            kept.put_back()
 
     def _run_validation(self) -> dict:
         kept = KeptValues([*metric_variables(self.model), *random_variables(self.model)])

@@ -16,7 +16,7 @@ LAYERS = [
     {"compat", "_version"},
     {"clipping"},
     {"gradients", "data", "stopping", "pace", "limits", "signals", "lock", "randomness", "packing"},
-    {"graph", "callbacks", "storage"},
+    {"graph", "callbacks", "storage", "dryrun", "plan"},
     {"xla"},
     {"execution", "hooks"},
     {"evaluation"},

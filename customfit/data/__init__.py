@@ -9,6 +9,7 @@ from customfit import compat
 from customfit.compat import keras, tf
 from customfit.data.arrays import ArraySource
 from customfit.data.datasets import DatasetSource, check_dataset
+from customfit.data.first import FirstBatches
 from customfit.data.iterables import as_generator, is_iterator, iterable_data
 from customfit.data.rows import are_rows, as_rows, count_batch_rows, map_leaves, split_rows, weigh_classes
 from customfit.data.source import AsItIs, Block, Fetch, Source
@@ -19,6 +20,7 @@ __all__ = [
     "Block",
     "DatasetSource",
     "Fetch",
+    "FirstBatches",
     "Source",
     "check_worker_options",
     "count_batch_rows",

@@ -10,7 +10,7 @@ from customfit import compat
 from customfit.compat import keras, tf
 from customfit.data.rows import count_rows
 from customfit.data.source import Block, warn_of_short_epoch
-from customfit.data.streaming import place_rows
+from customfit.data.streaming import nbytes, place_rows
 
 DEFAULT_BATCH_SIZE = 32
 
@@ -56,6 +56,7 @@ class ArraySource:
             sample_weight = tf.nest.map_structure(lambda _: sample_weight, y)  # one weight for every output
         batch = keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
         self._data = place_rows(batch, self.batch_size, resident_share)
+        self.nbytes = nbytes(batch)
         self._shuffle = shuffle
         self.begins_anew = not shuffle
         self._orders: Iterator[tf.Tensor] | None = None  # made by the first pass: the seed may come from a checkpoint

@@ -29,7 +29,7 @@ class DatasetSource:
         self._data = data
         self._is_dataset = is_dataset
         self.begins_anew = restarts and not is_dataset
-        self._restarts = restarts
+        self._restarts = self.restarts = restarts
         self._cardinality = compat.cardinality(data.dataset)
         self._left: int | None = 0  # batches left in the iterator; None: not known
         self._iterator: Any = None

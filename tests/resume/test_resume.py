@@ -61,6 +61,18 @@ def test_random_ops_and_variables_of_the_user_s(tmp_path):
     assert int(model.calls.numpy()) == 15
 
 
+def test_random_ops_whose_state_cannot_be_kept_are_named(tmp_path):
+    def build(base):
+        class Shuffles(base):
+            def train_step(self, data):
+                return super().train_step(tf.nest.map_structure(lambda rows: tf.random.shuffle(rows, seed=1), data))
+
+        return models.dense(Shuffles)
+
+    with pytest.warns(UserWarning, match="`train_step` draws by `tf.random.shuffle`, whose state cannot be kept"):
+        train(build, {**ROWS, "epochs": 1}, tmp_path)
+
+
 def test_checkpoints_change_no_number_that_is_drawn(tmp_path):
     """The stateless twins of random ops draw what the ops themselves draw: `fit` agrees."""
     keras.utils.set_random_seed(SEED)
