@@ -8,6 +8,7 @@ private; ``tests/test_compat.py`` fails on the day one of those private names go
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -57,6 +58,7 @@ def _backend_of_keras_3() -> str:
 keras = _find_keras()
 
 IS_KERAS_3 = hasattr(keras, "ops")
+GENERATION = 3 if IS_KERAS_3 else 2
 KERAS_VERSION = tuple(map(int, keras.__version__.split(".")[:2])) if IS_KERAS_3 else (2,)
 
 
@@ -135,8 +137,13 @@ def jit_compile(model) -> bool:
 
 
 def optimizer_variables(model) -> list:
-    """The variables of the model's optimizers: the iterations, the slots, the loss scale."""
-    variables = getattr(model.optimizer, "variables", [])
+    """The variables of the model's optimizer: the iterations, the slots, the loss scale."""
+    return variables_of_optimizer(model.optimizer)
+
+
+def variables_of_optimizer(optimizer) -> list:
+    """The variables of an optimizer; with a moving average in Keras 3, that of the weights as well."""
+    variables = getattr(optimizer, "variables", [])
     return list(variables() if callable(variables) else variables)
 
 
@@ -403,6 +410,108 @@ def finish_training(model) -> None:
     finalize = getattr(model.optimizer, "finalize_variable_values", None)
     if finalize is not None:
         finalize(model.trainable_variables)
+
+
+# ------------------------------------------------------------------------------------------------- state to resume
+
+
+def tf_variable(variable) -> tf.Variable:
+    """The `tf.Variable` of a variable, which Keras 3 wraps in its own."""
+    return variable if isinstance(variable, tf.Variable) else variable.value
+
+
+def keras_seed_variables() -> list:
+    """The state of Keras 3's global seed generator, where it has been used: what unseeded `keras.random` draws from."""
+    if not IS_KERAS_3:
+        return []
+    state = importlib.import_module("keras.src.backend.common.global_state")
+    generator = state.get_global_attribute("global_seed_generator")
+    return [] if generator is None else [generator.state]
+
+
+def global_seed() -> int | None:
+    """The seed of `tf.random.set_seed`, or `None`. It can be asked for in public only where it is used: in a graph."""
+    seeds: list = []
+    tf.function(lambda: seeds.append(tf.compat.v1.get_default_graph().seed)).get_concrete_function()
+    return seeds[-1]
+
+
+def global_random_generator():
+    """TensorFlow's `tf.random.get_global_generator()` where there is one. To ask for it by that name makes one."""
+    return importlib.import_module("tensorflow.python.ops.stateful_random_ops").global_generator
+
+
+def eager_random_state() -> list | None:
+    """Where the seeds of eager random ops come from under a global seed; `None` without one."""
+    generator = getattr(_eager_context(), "_rng", None)
+    return None if generator is None else list(generator.getstate())
+
+
+def set_eager_random_state(state: list) -> None:
+    """Has eager random ops go on from what `eager_random_state` gave."""
+    seed = global_seed()
+    if seed is not None:
+        tf.random.set_seed(seed)  # which also forgets the ops that have drawn by these seeds already
+    version, internal, gauss = state
+    _eager_context()._rng.setstate((version, tuple(internal), gauss))
+
+
+def _eager_context():
+    return importlib.import_module("tensorflow.python.eager.context").context()
+
+
+# Random ops of TensorFlow 1 whose state is in the running op, and those of the same numbers that are given it.
+COUNTED_RANDOM_OPS = {
+    "random_uniform": tf.raw_ops.StatelessRandomUniformV2,
+    "random_standard_normal": tf.raw_ops.StatelessRandomNormalV2,
+    "truncated_normal": tf.raw_ops.StatelessTruncatedNormalV2,
+    "random_uniform_int": tf.raw_ops.StatelessRandomUniformIntV2,
+}
+
+# And those that have no such twin.
+UNCOUNTED_RANDOM_OPS = {
+    "random_shuffle": "tf.random.shuffle",
+    "multinomial": "tf.random.categorical",
+    "random_gamma": "tf.random.gamma",
+    "random_poisson_v2": "tf.random.poisson",
+}
+
+
+@contextlib.contextmanager
+def replaced_random_ops(replacement: Callable[..., Any]) -> Iterator[None]:
+    """Has `replacement(name, op, *args, **kwargs)` be called for each of these random ops meanwhile."""
+    module = importlib.import_module("tensorflow.python.ops.gen_random_ops")
+    ops = {name: getattr(module, name) for name in (*COUNTED_RANDOM_OPS, *UNCOUNTED_RANDOM_OPS)}
+    for name, op in ops.items():
+        setattr(module, name, functools.partial(replacement, name, op))
+    try:
+        yield
+    finally:
+        for name, op in ops.items():
+            setattr(module, name, op)
+
+
+# What Keras's own callbacks remember from epoch to epoch, under the names of all generations.
+_CALLBACK_STATE = {
+    "EarlyStopping": ("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),
+    "ReduceLROnPlateau": ("wait", "best", "cooldown_counter"),
+    "ModelCheckpoint": ("best", "epochs_since_last_save", "_batches_seen_since_last_saving", "_last_batch_seen"),
+    "TensorBoard": ("_global_train_batch", "_global_test_batch"),
+}
+
+
+def callback_state(callback) -> dict | None:
+    """What one of Keras's own callbacks remembers, or `None` where that is nothing."""
+    for kind, names in _CALLBACK_STATE.items():
+        if isinstance(callback, getattr(keras.callbacks, kind)):
+            return {name: getattr(callback, name) for name in names if hasattr(callback, name)}
+    return None
+
+
+def set_callback_state(callback, state: dict) -> None:
+    """Has one of Keras's own callbacks remember what `callback_state` gave."""
+    for name, value in state.items():
+        setattr(callback, name, value)
 
 
 # ------------------------------------------------------------------------------------------------------------ data

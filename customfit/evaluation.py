@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Callable
+
 from customfit import compat
 from customfit.compat import keras
 from customfit.data import Source
@@ -25,8 +27,12 @@ class Evaluation:
         self._step = compiled_steps(model).test
         self._steps_per_execution = compat.steps_per_execution(model)
 
-    def run(self, data: Source) -> dict:
+    def run(self, data: Source, after_block: Callable[[], None] = lambda: None) -> dict:
         """Makes a pass over the data.
+
+        Args:
+            data: The data.
+            after_block: Called after each block of steps; what it raises ends the pass.
 
         Returns:
             The logs, as numbers.
@@ -42,6 +48,7 @@ class Evaluation:
             if step_logs is not None:
                 logs = step_logs
                 self._hooks.end(block, logs)
+            after_block()
         self._hooks.refresh()
         logs = metric_results(self._model, logs)
         self._callbacks.on_test_end(logs)

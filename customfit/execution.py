@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from typing import Any, Callable
@@ -11,6 +12,7 @@ from customfit.compat import tf
 from customfit.data import AsItIs, Block, map_leaves
 from customfit.graph import GraphBlocks, LoopStep
 from customfit.pace import Pace
+from customfit.randomness import CountedRandomness
 from customfit.xla import XlaBlocks
 
 
@@ -20,16 +22,18 @@ class CompiledStep:
     Args:
         model: The model that the step belongs to.
         name: "train_step" or "test_step".
+        randomness: Where the step's random ops keep their state; `None`: in themselves.
 
     Attributes:
         pace: How many steps a block should have where nobody asks for a number.
     """
 
-    def __init__(self, model, name: str):
+    def __init__(self, model, name: str, randomness: CountedRandomness | None = None):
         step = getattr(model, name)
 
         def counted_step(data):
-            logs = model.distribute_strategy.run(step, args=(data,))
+            with contextlib.nullcontext() if randomness is None else randomness.counted(name, data):
+                logs = model.distribute_strategy.run(step, args=(data,))
             if not isinstance(logs, dict):
                 raise TypeError(
                     f"`{name}` must return a dict of logs. Received: {logs!r} of type {type(logs).__name__}"
@@ -37,6 +41,7 @@ class CompiledStep:
             compat.count_step(model, training=name == "train_step")
             return logs
 
+        self._build = lambda batch: model.distribute_strategy.run(step, args=(batch,))
         self.pace = Pace()
         self.eager = bool(model.run_eagerly)
         self._blocks: EagerBlocks | GraphBlocks | XlaBlocks
@@ -50,6 +55,19 @@ class CompiledStep:
         self._blocks = GraphBlocks(graph_step)
         if compat.jit_compile(model):
             self._blocks = XlaBlocks(graph_step, otherwise=self._blocks if model.jit_compile_is_auto else None)
+
+    def build(self, spec: Any) -> None:
+        """Has the model, its optimizer and its metrics make their variables, as the first step would.
+
+        The step is traced and not run; under `run_eagerly=True` it runs, on zeros.
+
+        Args:
+            spec: The spec of a batch.
+        """
+        if self.eager:
+            self._build(map_leaves(lambda leaf: tf.zeros([size or 1 for size in leaf.shape], leaf.dtype), spec))
+        else:
+            tf.function(self._build, autograph=False).get_concrete_function(spec)
 
     def block_of(self, batch: Any, begin: int) -> Block:
         """One batch that the caller holds, of arrays or tensors, as a block."""
@@ -90,19 +108,28 @@ class CompiledSteps:
 
     train: CompiledStep
     test: CompiledStep
+    randomness: CountedRandomness | None
 
 
-def compiled_steps(model) -> CompiledSteps:
-    """The model's compiled `train_step` and `test_step`, kept from call to call until `compile()` drops them."""
+def compiled_steps(model, counts_randomness: bool = False) -> CompiledSteps:
+    """The model's compiled `train_step` and `test_step`, kept from call to call until `compile()` drops them.
+
+    Args:
+        model: The model.
+        counts_randomness: Whether the state of their random ops must be at hand, for checkpoints.
+    """
     kept = model._compiled_steps
-    if kept is None or kept.train.eager != bool(model.run_eagerly):
+    if kept is None or kept.train.eager != bool(model.run_eagerly) or (counts_randomness and not kept.randomness):
         strategy = model.distribute_strategy
         if strategy.num_replicas_in_sync > 1:
             raise NotImplementedError(
                 "`custom_fit` does not train on several replicas yet; `fit()` does, with the same model and clipping. "
                 f"Received: a model under {type(strategy).__name__} with {strategy.num_replicas_in_sync} replicas."
             )
+        randomness = CountedRandomness() if counts_randomness else None
         kept = model._compiled_steps = CompiledSteps(
-            train=CompiledStep(model, "train_step"), test=CompiledStep(model, "test_step")
+            train=CompiledStep(model, "train_step", randomness),
+            test=CompiledStep(model, "test_step", randomness),
+            randomness=randomness,
         )
     return kept

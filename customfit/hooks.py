@@ -9,7 +9,7 @@ bar about ten times a second, `LogEvery` at its interval.
 from __future__ import annotations
 
 import time
-from typing import Callable
+from typing import Any, Callable
 
 from customfit import compat
 from customfit.callbacks import LogEvery, Throughput
@@ -114,4 +114,37 @@ def listens(callback: keras.callbacks.Callback, hooks: list[str]) -> bool:
     base = keras.callbacks.Callback
     return any(
         getattr(getattr(callback, hook, None), "__func__", None) is not getattr(base, hook, None) for hook in hooks
+    )
+
+
+def make_callback_list(
+    model: keras.Model, callbacks: Any, own: list, verbose: int | str, epochs: int, steps: int | None
+) -> keras.callbacks.CallbackList:
+    """The `CallbackList` of a training: what the user gave, then ours, History and the progress bar.
+
+    Args:
+        model: The model.
+        callbacks: Callbacks as in `fit`, or a `CallbackList`, which is taken as it is.
+        own: Callbacks of ours.
+        verbose: As in `fit`, and no longer "auto" in Keras 2.
+        epochs: The epoch at which training ends.
+        steps: Steps in an epoch, or `None`.
+    """
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        if not any(isinstance(callback, keras.callbacks.History) for callback in callbacks.callbacks):
+            own = [*own, keras.callbacks.History()]
+        for callback in own:
+            callback.set_params(callbacks.params)
+            callback.set_model(model)
+            callbacks.callbacks.append(callback)
+        return callbacks
+    given = [] if callbacks is None else callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+    return keras.callbacks.CallbackList(
+        [*given, *own],
+        add_history=True,
+        add_progbar=verbose != 0,
+        model=model,
+        verbose=verbose,
+        epochs=epochs,
+        steps=steps,
     )

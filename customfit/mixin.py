@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from customfit import compat
 from customfit.callbacks.gradient_events import GradientEvents
+from customfit.checkpoint import Checkpointer
 from customfit.clipping import Clip, Gradient, check_no_other_clip
 from customfit.compat import keras, tf
 from customfit.data import check_worker_options, count_batch_rows, make_source, split_rows
+from customfit.dryrun import DryRun
 from customfit.evaluation import Evaluation
 from customfit.gradients import GradientPipeline
 from customfit.loop import run_epochs
@@ -306,9 +308,22 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         *,
         early_stopping: Any = None,
         log_every: int | None = None,
+        validation_interval: int | None = None,
+        max_steps: int | None = None,
+        max_time: Any = None,
+        on_sigterm: str = "return",
+        checkpoint_dir: Any = None,
+        checkpoint_interval: Any = "epoch",
+        checkpoint_keep: int = 3,
+        resume: Any = "auto",
+        on_checkpoint_error: str = "raise",
+        fast_dev_run: Any = False,
+        overfit_batches: int | None = None,
+        sanity_validation: int = 0,
+        plan: bool = False,
         resident_share: float = 0.5,
         **workers: Any,
-    ) -> keras.callbacks.History:
+    ) -> Any:
         """Trains the model with the explicit loop of `customfit/loop.py`.
 
         Every argument of `fit` means what it means there, and the weights and History are the same to the bit. On
@@ -339,13 +354,40 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             early_stopping: A patience in epochs, a dict of options of `customfit.EarlyStopping`, such an object, or
                 Keras's own callback. Unlike with Keras's, the weights of the best epoch are restored by default.
             log_every: Prints "Step 100: loss = 0.1234" every so many steps.
+            validation_interval: After how many steps to validate, counted over all epochs, instead of after epochs. The
+                training metrics count on. `history.validation` holds each pass with its step, an epoch's logs its last
+                one; early stopping, and any callback that has `on_validation_end(step, logs)`, hear of each.
+            max_steps: The step at which training ends, counted over all epochs.
+            max_time: For how long this call trains: seconds, a `datetime.timedelta` or "HH:MM:SS".
+            on_sigterm: What becomes of SIGTERM, after which the step is finished, best weights come back and
+                `on_train_end` fires: "return" the History (`stop_reason` says "SIGTERM"), or "exit" with 143. Ctrl-C
+                does the same and raises `KeyboardInterrupt`; a second one stops at once. Handlers of your own are left
+                in place.
+            checkpoint_dir: Where to keep checkpoints, so that the same call, made again after whatever has ended this
+                one, goes on from the newest and ends with the same weights, optimizer and History, to the bit. A
+                training that is finished is not trained again; with more `epochs` it goes on from its end. A checkpoint
+                of another model, or of options that would change the numbers, is refused.
+            checkpoint_interval: When to make one: after each "epoch", after so many steps (an integer), after so many
+                seconds (a float, a `datetime.timedelta` or "HH:MM:SS"). One is made besides when training ends.
+            checkpoint_keep: How many of the newest to keep, besides the best (by what early stopping monitors, else by
+                the loss) of those made after an epoch or a validation. Defaults to 3.
+            resume: "auto" goes on if there is a checkpoint, `True` insists on one, `False` begins anew.
+            on_checkpoint_error: "raise" a `CheckpointError`, or "warn" and train on, where one cannot be written.
+            fast_dev_run: Tries everything out on so many batches of training and of validation, in one epoch; `True` is
+                one batch. Nothing is saved, by checkpoints or by Keras's callbacks, and limits do not count.
+            overfit_batches: Trains on the first so many batches, unshuffled, in each epoch: a model that can learn
+                overfits them.
+            sanity_validation: How many batches to validate before the first epoch, so that a mistake there shows at
+                once. Callbacks and History do not hear of it.
+            plan: Prints how many updates, validations and checkpoints this call would make, what memory it would take,
+                and which options conflict, and returns that as a `Plan`, without a step.
             resident_share: Of the device's free memory, how much arrays may take to live there; if they need more, they
                 are streamed to it. Defaults to 0.5.
             **workers: On Keras 2, `workers`, `use_multiprocessing` and `max_queue_size`, as in its `fit`.
 
         Returns:
             A `History`: `history.history` holds each metric's value after each epoch, `history.stop_reason` why early
-            stopping ended training, or `None`.
+            stopping, a limit or SIGTERM ended training, or `None`.
 
         Raises:
             RuntimeError: If the model is not compiled.
@@ -358,6 +400,10 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         >>> history = model.custom_fit(x, y, epochs=50, validation_split=0.2, early_stopping=3)
         """
         check_worker_options(workers)
+        dry_run = DryRun(fast_dev_run, overfit_batches, sanity_validation)
+        dry_run.check(checkpoint_dir)
+        if fast_dev_run:
+            epochs, max_steps, max_time, validation_interval, checkpoint_dir = initial_epoch + 1, None, None, None, None
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = split_rows((x, y, sample_weight), validation_split)
         train_data = make_source(
@@ -365,7 +411,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             y,
             sample_weight,
             batch_size=batch_size,
-            shuffle=shuffle,
+            shuffle=shuffle and not overfit_batches,
             steps_per_epoch=steps_per_epoch,
             epochs=epochs - initial_epoch,
             class_weight=class_weight,
@@ -373,21 +419,42 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             resident_share=resident_share,
             **workers,
         )
+        train_data = dry_run.training(train_data)
+        checkpoints = checkpoint_dir
+        if checkpoint_dir is not None:
+            checkpoints = Checkpointer(
+                checkpoint_dir,
+                interval=checkpoint_interval,
+                keep=checkpoint_keep,
+                resume=resume,
+                on_error=on_checkpoint_error,
+            )
         session = TrainingSession(
             self,
             epochs=epochs,
             initial_epoch=initial_epoch,
             steps_per_epoch=train_data.steps,
-            callbacks=callbacks,
+            callbacks=dry_run.callbacks(callbacks),
             verbose=verbose,
             validation_data=validation_data,
             validation_freq=validation_freq,
+            validation_interval=validation_interval,
             validation_steps=validation_steps,
             validation_batch_size=validation_batch_size or batch_size,
             workers=workers,
             early_stopping=early_stopping,
             log_every=log_every,
+            max_steps=max_steps,
+            max_time=max_time,
+            checkpoints=checkpoints,
+            identity={"class_weight": class_weight},
+            on_sigterm=on_sigterm,
+            dry_run=dry_run,
         )
+        if plan:
+            found = session.plan(train_data, checkpoint_dir, checkpoint_interval)
+            print(found)
+            return found
         return run_epochs(session, train_data)
 
     def custom_evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -9,11 +10,18 @@ from typing import Any
 from customfit import compat
 from customfit.callbacks import LogEvery
 from customfit.compat import keras
-from customfit.data import Block, Source, make_validation_sources
+from customfit.data import Block, FirstBatches, Source, make_validation_sources
+from customfit.dryrun import DryRun
 from customfit.evaluation import Evaluation, metric_results
 from customfit.execution import compiled_steps
-from customfit.hooks import BatchHooks
+from customfit.hooks import BatchHooks, make_callback_list
+from customfit.limits import Limits
+from customfit.plan import Plan, make_plan
+from customfit.resumption import Resumption
+from customfit.signals import Interruptions, Terminated
+from customfit.state import Progress, random_variables
 from customfit.stopping import EarlyStopping, make_early_stopping
+from customfit.validation import KeptValues, Validation, metric_variables
 
 
 class TrainingSession:
@@ -32,16 +40,26 @@ class TrainingSession:
         validation_data: Data for `validate`: as in `fit`, a `Source`, or a dict of such by name, whose logs are then
             `val_<name>_loss` and so on.
         validation_freq: After which epochs to validate: every so many, or a list of epochs counted from 1.
+        validation_interval: After how many steps to validate, counted over all epochs, instead of after epochs.
         validation_steps: Batches in a validation pass. Defaults to all.
         validation_batch_size: Rows in a batch of validation data. Defaults to 32.
         workers: Options of `keras.utils.Sequence` data, as `fit` of Keras 2 takes them.
         early_stopping: A patience in epochs, a dict of options, an `EarlyStopping`, or Keras's own.
         log_every: Prints a line of metrics every so many steps.
+        max_steps: The step at which training ends, counted over all epochs.
+        max_time: For how long to train: seconds, a `datetime.timedelta` or "HH:MM:SS".
+        checkpoints: A `Checkpointer`, or the directory of one. Where it takes up an epoch in its middle, `step` says
+            at which step your loop has to go on; `epochs(data)` sees to that.
+        dry_run: How the training is tried out first, on few batches.
+        identity: Further options that a checkpoint must agree with, by name.
+        on_sigterm: What becomes of SIGTERM once the step is done and training has ended in order: "return" as if
+            training were over, or "exit" with `SystemExit(143)`, as always without `with` around the loop.
 
     Attributes:
         history: The `History` of the run.
         epoch: The current epoch.
         step: Steps trained in the current epoch.
+        total_steps: Steps trained in all epochs.
 
     Raises:
         RuntimeError: If the model is not compiled.
@@ -70,11 +88,18 @@ class TrainingSession:
         verbose: int | str = "auto",
         validation_data: Any = None,
         validation_freq: Any = 1,
+        validation_interval: int | None = None,
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         workers: dict | None = None,
         early_stopping: Any = None,
         log_every: int | None = None,
+        max_steps: int | None = None,
+        max_time: Any = None,
+        checkpoints: Any = None,
+        identity: dict | None = None,
+        on_sigterm: str = "return",
+        dry_run: DryRun | None = None,
     ):
         if not hasattr(model, "_compiled_steps"):
             raise TypeError(
@@ -86,34 +111,41 @@ class TrainingSession:
         for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
             if isinstance(value, bool) or not hasattr(value, "__index__") or value < 0:
                 raise ValueError(f"`{name}` must be an integer, 0 or more. Received: {name}={value!r}")
-        _check_validation_freq(validation_freq)
+        self._limits = Limits(max_steps, max_time)
+        self._signals = Interruptions(on_sigterm)
         self.model = model
         self.steps_per_execution = compat.steps_per_execution(model)
-        self.epoch: int | None = None
+        self.epoch: Any = None
         self.step = 0
+        self.total_steps = 0
         self._epochs = epochs
         self._initial_epoch = initial_epoch
         self._steps_per_epoch = steps_per_epoch
-        self._validation_freq = validation_freq
-        self._validation_data: dict[str, Source] = {}
+        validation_sources: dict[str, Source] = {}
         if validation_data is not None:
-            self._validation_data = make_validation_sources(
+            validation_sources = make_validation_sources(
                 validation_data,
                 batch_size=validation_batch_size,
                 steps=validation_steps,
                 model=model,
                 **(workers or {}),
             )
+        self._dry_run = dry_run or DryRun()
+        validation_sources = self._dry_run.validation(validation_sources)
         verbose = compat.verbosity(verbose)
-        self._stopping = make_early_stopping(early_stopping, list(self._validation_data), verbose=int(verbose != 0))
+        self._stopping = make_early_stopping(early_stopping, list(validation_sources), verbose=int(verbose != 0))
         own = [LogEvery(log_every)] if log_every is not None else []
         own += [self._stopping] if self._stopping is not None else []
-        self.callbacks = self._callback_list(callbacks, own, verbose)
+        self.callbacks = make_callback_list(model, callbacks, own, verbose, epochs, steps_per_epoch)
         self._hooks = BatchHooks(self.callbacks, "train")
         compat.build_optimizer(model)
         model.gradient_pipeline.prepare(model)
-        self._train_step = compiled_steps(model).train
-        self._evaluation = Evaluation(model, self.callbacks, progress=False)
+        self._train_step = compiled_steps(model, counts_randomness=checkpoints is not None).train
+        evaluation = Evaluation(model, self.callbacks, progress=False)
+        self._validation = Validation(evaluation, validation_sources, validation_freq, validation_interval)
+        self._resumption = Resumption(
+            model, self.callbacks.callbacks, self._validation, self._stopping, checkpoints, identity
+        )
         self._trainable_state = compat.compiled_trainable_state(model)
         self._running = False
         self._in_epoch = False
@@ -122,12 +154,17 @@ class TrainingSession:
         self._epoch_logs: dict | None = None  # of the epoch so far, once its training is over
         self._extra_logs: dict = {}
         self._final_logs: dict | None = None
+        self._limit: str | None = None  # which one was reached
+        self._terminated = False
 
     # ------------------------------------------------------------------------------------------ begin and end
 
     def __enter__(self) -> TrainingSession:
-        self._running = True
+        self._resumption.open()
+        self._running, self._terminated = True, False
         self._trainable_state.__enter__()
+        self._signals.begin()
+        self._limits.begin()
         try:
             self._first_epoch = compat.start_training(self.model, self._initial_epoch, self._steps_per_epoch)
             self.callbacks.on_train_begin()
@@ -136,8 +173,9 @@ class TrainingSession:
             raise
         return self
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, kind, error, traceback) -> bool:
         ended_well = kind in (None, GeneratorExit)  # the latter where `epochs()` was left by `break`, without `with`
+        self._terminated = kind is Terminated
         try:
             if ended_well and self._in_epoch:
                 self.end_epoch()
@@ -151,7 +189,15 @@ class TrainingSession:
             finally:
                 if isinstance(self._stopping, EarlyStopping):
                     self._stopping.restore()  # even where another callback's `on_train_end` raised before it
+                self._terminated = self._terminated or (kind is None and self._signals.pending == signal.SIGTERM)
                 self.history.stop_reason = self.stop_reason
+                self.history.validation = self._validation.done
+                self._signals.end()
+                self._resumption.close()
+        returns = self._terminated and self._signals.on_sigterm == "return"
+        if kind is None and not returns:
+            self._signals.heed()  # what has come since the last step
+        return returns
 
     def epochs(self, data: Source | None = None) -> Iterator[int]:
         """The epochs that are left to train, each begun before and ended after the body of your loop.
@@ -168,17 +214,27 @@ class TrainingSession:
             return
         if data is not None:
             data.restart()
-        for epoch in range(self._first_epoch(), self._epochs):
-            if data is not None and not data.has_more():
+        progress = self._go_on(self._resumption.begin(data))
+        epoch = self._first_epoch() if progress is None else progress.epoch
+        if progress is None:
+            self._validate_for_sanity()
+        while epoch < self._epochs and not self._is_over(progress):
+            within_epoch = progress is not None and progress.step > 0
+            if data is not None and not within_epoch and not data.has_more():
                 break
             self.begin_epoch(epoch)
+            if within_epoch:
+                self._go_on_within_epoch()
+            progress = None
             yield epoch
             if self._in_epoch:
                 if self.validates(epoch) and not self._validated:
                     self.validate()
                 self.end_epoch()
+            self._heed_signals()
             if self.should_stop:
                 break
+            epoch += 1
 
     def begin_epoch(self, epoch: int) -> None:
         """Sets the metrics to zero and fires `on_epoch_begin`."""
@@ -194,10 +250,12 @@ class TrainingSession:
         Returns:
             The logs, as numbers.
         """
-        logs = {**self._training_logs(), **self._extra_logs}
+        logs = {**self._training_logs(), **self._validation.logs_within(self.epoch), **self._extra_logs}
         self._in_epoch = False
         self.callbacks.on_epoch_end(self.epoch, logs)
         self._final_logs = logs
+        if self._resumption.after_epoch() or self.epoch + 1 >= self._epochs or self.should_stop:
+            self._save(logs)
         return logs
 
     # -------------------------------------------------------------------------------------- steps and validation
@@ -211,7 +269,9 @@ class TrainingSession:
         Returns:
             The step's logs, as tensors: reading one waits for the device.
         """
-        logs = self.train_block(self._train_step.block_of(batch, self.step))
+        block = self._train_step.block_of(batch, self.step)
+        self._resumption.note_batch(block)
+        logs = self.train_block(block)
         assert logs is not None  # there is a batch
         return logs
 
@@ -222,28 +282,34 @@ class TrainingSession:
             The last step's logs, as tensors; `None` where the data has ended before the first step.
         """
         self._hooks.begin(block)
+        self._limits.before_block()
         logs = self._train_step.run(block)
         if logs is not None:
             self.step = block.begin + block.done
+            self.total_steps += block.done
             self._step_logs = logs
             self.model.gradient_pipeline.heed(self.model, self.epoch, self.step)
             self._hooks.end(block, logs)
+            self._after_block(block.done)
         return logs
 
     def block_size(self, step: int) -> int:
         """How many steps of this epoch may run from this one on in one graph call: what `Source.blocks` asks.
 
-        While a callback has a batch hook, `steps_per_execution`; else about a tenth of a second's worth.
+        While a callback has a batch hook, `steps_per_execution`; else about a tenth of a second's worth. None where a
+        limit is reached, and never more than there are until a limit, a validation or a checkpoint is due.
         """
-        return self._hooks.block_size(step, self.steps_per_execution, self._train_step.pace)
+        left = self._limits.steps_left(self.total_steps)
+        if left == 0:
+            self._end_by_limit()
+            return 0
+        size = self._hooks.block_size(step, self.steps_per_execution, self._train_step.pace)
+        dues = (part.steps_until_due(self.total_steps) for part in (self._validation, self._resumption))
+        return int(min(size, left, *dues))
 
     def validates(self, epoch: int) -> bool:
         """Whether `validation_freq` has this epoch validated."""
-        if not self._validation_data:
-            return False
-        if isinstance(self._validation_freq, int):
-            return (epoch + 1) % self._validation_freq == 0
-        return epoch + 1 in self._validation_freq
+        return self._validation.due_after_epoch(epoch)
 
     def validate(self) -> dict:
         """Runs `test_step` over the validation data; no weight moves.
@@ -251,17 +317,26 @@ class TrainingSession:
         Returns:
             The logs, as numbers: `val_loss` and so on. They become part of the epoch's.
         """
-        if not self._validation_data:
-            raise ValueError("`validation_data` must be given to validate. Received: validation_data=None")
         training_logs = self._training_logs()  # before the metrics start again
-        validation_logs = {
-            f"{prefix}{name}": value
-            for prefix, source in self._validation_data.items()
-            for name, value in self._evaluation.run(source).items()
-        }
+        validation_logs = self._run_validation()
         training_logs.update(validation_logs)
         self._validated = True
         return validation_logs
+
+    def plan(self, data: Source, checkpoint_dir: Any = None, checkpoint_interval: Any = "epoch") -> Plan:
+        """What this session would do with the data, without a step."""
+        return make_plan(
+            self.model,
+            data,
+            self._validation,
+            epochs=self._epochs,
+            initial_epoch=self._initial_epoch,
+            max_steps=self._limits.max_steps,
+            checkpoint_dir=checkpoint_dir,
+            checkpoint_interval=checkpoint_interval,
+            early_stopping=self._stopping,
+            callbacks=self.callbacks.callbacks,
+        )
 
     def log(self, **values: Any) -> None:
         """Adds values of your own to this epoch's logs, where History, callbacks and early stopping find them."""
@@ -271,13 +346,20 @@ class TrainingSession:
 
     @property
     def should_stop(self) -> bool:
-        """Whether a callback, early stopping or you (`model.stop_training = True`) asked to stop."""
-        return bool(self.model.stop_training)
+        """Whether a limit, a callback, early stopping or you (`model.stop_training = True`) asked to stop."""
+        return self._limit is not None or bool(self.model.stop_training)
 
     @property
     def stop_reason(self) -> str | None:
-        """Why early stopping or `nonfinite="stop"` ended training, in a sentence, or `None`."""
-        return getattr(self._stopping, "stop_reason", None) or self.model.gradient_pipeline.guard.stop_reason
+        """Why early stopping, a limit, SIGTERM or `nonfinite="stop"` ended training, in words, or `None`."""
+        if self._terminated:
+            return "SIGTERM"
+        reasons = (
+            getattr(self._stopping, "stop_reason", None),
+            self._limit,
+            self.model.gradient_pipeline.guard.stop_reason,
+        )
+        return next((reason for reason in reasons if reason is not None), None)
 
     @property
     def history(self) -> keras.callbacks.History:
@@ -293,26 +375,6 @@ class TrainingSession:
             if not isinstance(callback, keras.callbacks.BackupAndRestore):
                 callback.on_train_end(self._final_logs)
 
-    def _callback_list(self, callbacks: Any, own: list, verbose: int | str) -> keras.callbacks.CallbackList:
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            if not any(isinstance(callback, keras.callbacks.History) for callback in callbacks.callbacks):
-                own = [*own, keras.callbacks.History()]
-            for callback in own:
-                callback.set_params(callbacks.params)
-                callback.set_model(self.model)
-                callbacks.callbacks.append(callback)
-            return callbacks
-        given = [] if callbacks is None else callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
-        return keras.callbacks.CallbackList(
-            [*given, *own],
-            add_history=True,
-            add_progbar=verbose != 0,
-            model=self.model,
-            verbose=verbose,
-            epochs=self._epochs,
-            steps=self._steps_per_epoch,
-        )
-
     def _training_logs(self) -> dict:
         """This epoch's logs so far, as numbers: the metrics' results over its steps, and validation once it has run."""
         if self._epoch_logs is None:
@@ -321,10 +383,92 @@ class TrainingSession:
             self._epoch_logs = metric_results(self.model, self._step_logs)
         return self._epoch_logs
 
+    def _after_block(self, steps: int) -> None:
+        """Between two blocks, and within an epoch: validation, limits, checkpoints, signals."""
+        self._limits.after_block(steps)
+        if self._validation.due_at(self.total_steps):
+            self._validate_within_epoch()
+        if self._limits.reached(self.total_steps):
+            self._end_by_limit()
+        if self._resumption.after_block(self.total_steps):
+            self._save(self._validation.logs_within(self.epoch))
+        self._heed_signals()
 
-def _check_validation_freq(freq: Any) -> None:
-    positive = isinstance(freq, int) and not isinstance(freq, bool) and freq >= 1
-    if not positive and (isinstance(freq, (str, int, float)) or not hasattr(freq, "__contains__")):
-        raise ValueError(
-            f"`validation_freq` must be a positive integer or a list of epochs. Received: validation_freq={freq!r}"
+    def _validate_within_epoch(self) -> None:
+        self._hooks.refresh()
+        kept = KeptValues(metric_variables(self.model))
+        logs = self._run_validation()
+        kept.put_back()  # the training metrics count on
+        self._validation.done.append({"step": self.total_steps, "epoch": self.epoch, **logs})
+        for callback in self.callbacks.callbacks:
+            if hasattr(callback, "on_validation_end"):
+                callback.on_validation_end(self.total_steps, logs)
+
+    def _validate_for_sanity(self) -> None:
+        """A few batches before the first epoch. It leaves no trace."""
+        batches = self._dry_run.sanity_validation
+        for source in self._validation.data.values() if batches else ():
+            kept = KeptValues(random_variables(self.model))
+            silent = keras.callbacks.CallbackList(model=self.model)
+            Evaluation(self.model, silent, progress=False).run(FirstBatches(source, batches), self._signals.heed)
+            kept.put_back()
+
+    def _run_validation(self) -> dict:
+        kept = KeptValues([*metric_variables(self.model), *random_variables(self.model)])
+        try:
+            return self._validation.run(self._signals.heed)
+        except (KeyboardInterrupt, Terminated):
+            kept.put_back()  # the checkpoint is of the moment before: validation is due
+            self._save()
+            raise
+
+    def _end_by_limit(self) -> None:
+        """Notes that a limit is reached. The checkpoint is of the open epoch: with another limit it goes on."""
+        if self._limit is None:
+            self._limit = self._limits.reached(self.total_steps)
+            self._save(self._validation.logs_within(self.epoch))
+
+    def _heed_signals(self) -> None:
+        if self._signals.pending is not None:
+            self._save()
+        self._signals.heed()
+
+    # ---------------------------------------------------------------------------------------------- checkpoints
+
+    def _go_on(self, progress: Progress | None) -> Progress | None:
+        if progress is not None:
+            self.total_steps = progress.total_steps
+            self._validation.done[:] = progress.validations
+            self._step_logs, self._extra_logs = progress.step_logs, progress.extra_logs
+            self._final_logs = progress.final_logs
+        return progress
+
+    def _go_on_within_epoch(self) -> None:
+        self.step = self._go_on(self._resumption.again()).step  # type: ignore[union-attr]
+        if self._validation.due_at(self.total_steps):
+            self._validate_within_epoch()
+
+    def _is_over(self, progress: Progress | None) -> bool:
+        """Whether the training that was taken up has ended: then no further epoch begins."""
+        if progress is None:
+            return False
+        if progress.step == 0:
+            self._limit = self._limits.reached(progress.total_steps)
+        return progress.stopped or self._limit is not None
+
+    def _save(self, logs: dict | None = None) -> None:
+        """Makes a checkpoint of this moment: within an epoch, or after one."""
+        after_limit = self._limit is not None and not self._in_epoch  # the epoch stays open: a later call may go on
+        if self.epoch is None or after_limit:
+            return
+        progress = Progress(
+            epoch=self.epoch if self._in_epoch else self.epoch + 1,
+            step=self.step if self._in_epoch else 0,
+            total_steps=self.total_steps,
+            stopped=bool(self.model.stop_training) and not self._in_epoch,
+            validations=self._validation.done,
+            extra_logs=self._extra_logs if self._in_epoch else {},
+            step_logs=compat.to_host(self._step_logs),
+            final_logs=self._final_logs,
         )
+        self._resumption.save(progress, logs or {})

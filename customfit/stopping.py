@@ -52,6 +52,7 @@ class EarlyStopping(keras.callbacks.Callback):
         stopped_epoch: The epoch at which it stopped, or `None`.
         best: The best value of the metric, or `None`.
         best_epoch: The epoch of that value, or `None`.
+        best_step: Its step, where it came from a validation within an epoch, else `None`.
 
     Raises:
         ValueError: In the first epoch, if there is no metric of that name; at once, if an option is wrong.
@@ -111,30 +112,61 @@ class EarlyStopping(keras.callbacks.Callback):
         self.best_weights: list | None = None
         self.stop_reason: str | None = None
         self.stopped_epoch: Any = None
-        self._last_epoch: int | None = None
+        self.best_step: int | None = None
+        self.stopped_step: int | None = None
+        self._epoch = 0  # the current one
+        self._last_epoch: int | None = None  # that had a value
+        self._last_step: int | None = None  # of a validation within an epoch
 
     def on_train_begin(self, logs=None):
         self._reset()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
 
     def on_epoch_end(self, epoch, logs=None):
         value = self._monitored(epoch, logs or {})
         if value is None:
             return
         self._last_epoch = epoch
+        if self._last_step is None:  # else the epoch repeats what its last validation has found
+            self._hear(value, epoch, None)
+
+    def on_validation_end(self, step: int, logs: dict) -> None:
+        """Hears of a validation within an epoch, of `custom_fit(validation_interval=...)`; it then counts those."""
+        if self.monitor in logs:
+            self._last_step = step
+            self._hear(float(logs[self.monitor]), self._epoch, step)
+
+    def _hear(self, value: float, epoch: int, step: int | None) -> None:
         if epoch < self.start_from_epoch:
             return
         self.wait += 1
         improved = math.isfinite(value) and self._improves(value, self.best, self.min_delta)
         if improved:
-            self.best, self.best_epoch = value, epoch
+            self.best, self.best_epoch, self.best_step = value, epoch, step
             if self.restore_best_weights:
                 self.best_weights = self.model.get_weights()
             if self.baseline is None or self._improves(value, self.baseline, self.min_delta):
                 self.wait = 0
-        self.stop_reason = self._reason(epoch, value, improved)
+        self.stop_reason = self._reason(value, improved, first=epoch == 0 and step is None)
         if self.stop_reason is not None:
-            self.stopped_epoch = epoch
+            self.stopped_epoch, self.stopped_step = epoch, step
             self.model.stop_training = True
+
+    _STATE = (
+        *("wait", "best", "best_epoch", "best_step", "best_weights"),
+        *("stop_reason", "stopped_epoch", "stopped_step", "_epoch", "_last_epoch", "_last_step"),
+    )
+
+    def get_state(self) -> dict:
+        """What it remembers: what a checkpoint of `custom_fit` keeps."""
+        return {name: getattr(self, name) for name in self._STATE}
+
+    def set_state(self, state: dict) -> None:
+        """Remembers what `get_state` gave."""
+        for name in self._STATE:
+            setattr(self, name, state[name])
 
     def on_train_end(self, logs=None):
         if self._last_epoch is None and self.monitor is not None and logs:
@@ -142,7 +174,8 @@ class EarlyStopping(keras.callbacks.Callback):
                 f"Early stopping never saw {self.monitor!r}. There were: {', '.join(sorted(logs))}.", stacklevel=2
             )
         if self.verbose and self.stop_reason is not None:
-            self.print_fn(f"Epoch {self.stopped_epoch + 1}: early stopping: {self.stop_reason}.")
+            when = _when(self.stopped_epoch, self.stopped_step)
+            self.print_fn(f"{when[0].upper()}{when[1:]}: early stopping: {self.stop_reason}.")
         self.restore()
 
     def restore(self) -> None:
@@ -150,12 +183,12 @@ class EarlyStopping(keras.callbacks.Callback):
         if self.best_weights is not None:
             self.model.set_weights(self.best_weights)
             self.best_weights = None
-            if self.verbose and self.best_epoch != self._last_epoch:
-                self.print_fn(
-                    f"Restored the weights of the best epoch, {self.best_epoch + 1}: {self.monitor} = {self.best:.4g}."
-                )
+            within = self.best_step is not None
+            if self.verbose and (self.best_step != self._last_step if within else self.best_epoch != self._last_epoch):
+                what, number = ("step", self.best_step) if within else ("epoch", self.best_epoch + 1)
+                self.print_fn(f"Restored the weights of the best {what}, {number}: {self.monitor} = {self.best:.4g}.")
 
-    def _reason(self, epoch: int, value: float, improved: bool) -> str | None:
+    def _reason(self, value: float, improved: bool, first: bool) -> str | None:
         """Why training should stop now, or `None`."""
         seen = f"{self.monitor} = {value:.4g}"
         if self.check_finite and not math.isfinite(value):
@@ -166,13 +199,15 @@ class EarlyStopping(keras.callbacks.Callback):
             return f"{seen} has reached stopping_threshold={self.stopping_threshold:g}"
         if self.divergence_threshold is not None and self._improves(self.divergence_threshold, value, 0.0):
             return f"{seen} is worse than divergence_threshold={self.divergence_threshold:g}"
-        if not improved and self.wait >= self.patience and epoch > 0:
+        if not improved and self.wait >= self.patience and not first:
             best = (
                 "it has not been finite yet"
                 if self.best is None
-                else f"best {self.best:.4g} in epoch {self.best_epoch + 1}"
+                else f"best {self.best:.4g} {'in' if self.best_step is None else 'at'} "
+                f"{_when(self.best_epoch, self.best_step)}"
             )
-            return f"{self.monitor} has not improved for {self.wait} epoch{'s' * (self.wait > 1)} ({best})"
+            what = "epoch" if self._last_step is None else "validation"
+            return f"{self.monitor} has not improved for {self.wait} {what}{'s' * (self.wait > 1)} ({best})"
         return None
 
     def _improves(self, value: float, reference: float | None, by: float) -> bool:
@@ -205,6 +240,27 @@ class EarlyStopping(keras.callbacks.Callback):
             f"`early_stopping` must monitor a metric that there is: {', '.join(sorted(logs))}. Received: "
             f"monitor={self.monitor!r}"
         )
+
+
+def score_of(logs: dict, stopping: keras.callbacks.Callback | None, validation: list[str]) -> float | None:
+    """How good the epoch or validation of these logs is, the lower the better: by what early stopping monitors.
+
+    Args:
+        logs: Its logs.
+        stopping: The callback, or `None`: then it is the loss, that of validation where there is some.
+        validation: The prefixes of the logs of each set of validation data.
+
+    Returns:
+        A number, or `None` where the logs do not have the metric.
+    """
+    monitor = getattr(stopping, "monitor", None) or (f"{validation[0]}loss" if validation else "loss")
+    value = logs.get(monitor)
+    if value is None or not math.isfinite(value):
+        return None
+    mode = getattr(stopping, "mode", "auto")
+    higher = mode == "max" or (mode == "auto" and any(word in monitor.lower() for word in _HIGHER_IS_BETTER))
+    lower = mode == "auto" and any(word in monitor.lower() for word in _LOWER_IS_BETTER)
+    return -float(value) if higher and not lower else float(value)
 
 
 def make_early_stopping(option: Any, validation: list[str], verbose: int) -> keras.callbacks.Callback | None:
@@ -247,6 +303,10 @@ def make_early_stopping(option: Any, validation: list[str], verbose: int) -> ker
             f"monitor={stopping.monitor!r}"
         )
     return stopping
+
+
+def _when(epoch: int, step: int | None) -> str:
+    return f"epoch {epoch + 1}" if step is None else f"step {step}"
 
 
 def _is_number(value: Any) -> bool:

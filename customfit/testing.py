@@ -1,4 +1,4 @@
-"""Tests for models of yours: do they train to the same numbers under `fit()` and under `custom_fit()`?"""
+"""Tests for models of yours: the same numbers under `fit()` and `custom_fit()`? After a kill?"""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import numpy as np
 
 from customfit import compat
 from customfit.compat import keras, tf
+from customfit.resume_testing import ResumeReport, check_resume
+
+__all__ = ["ParityReport", "ResumeReport", "check_parity", "check_resume"]
 
 
 @dataclasses.dataclass(frozen=True)

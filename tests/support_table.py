@@ -34,7 +34,7 @@ def table():
     return "\n".join(lines) + "\n"
 
 
-ORDER = ["Data", "Validation", "Models", "Callbacks", "compile()", "Saving"]
+ORDER = ["Data", "Validation", "Models", "Callbacks", "compile()", "Saving", "Resume"]
 
 
 def main():

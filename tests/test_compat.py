@@ -150,3 +150,81 @@ def test_import_needs_nothing_but_tensorflow_keras_and_numpy():
         else "print(['customfit'])"
     )
     assert result.stdout.strip().splitlines()[-1] == "['customfit']", result.stderr
+
+
+# ------------------------------------------------------------------------------------------------- state to resume
+
+
+def test_the_global_seed_is_told_and_asking_draws_nothing():
+    tf.random.set_seed(11)
+    first = tf.random.uniform(()).numpy()
+    tf.random.set_seed(11)
+    assert compat.global_seed() == 11
+    assert tf.random.uniform(()).numpy() == first
+    tf.random.set_seed(None)
+    assert compat.global_seed() is None
+
+
+def test_eager_random_ops_go_on_from_a_state():
+    tf.random.set_seed(11)
+    tf.random.uniform(())
+    state = compat.eager_random_state()
+    drawn = [tf.random.uniform(()).numpy() for _ in range(3)]
+    compat.set_eager_random_state(state)
+    assert [tf.random.uniform(()).numpy() for _ in range(3)] == drawn
+
+
+def test_the_global_generator_is_seen_where_there_is_one():
+    generator = tf.random.Generator.from_seed(1)
+    tf.random.set_global_generator(generator)
+    assert compat.global_random_generator() is generator
+
+
+def test_the_global_seed_generator_of_keras_3_is_seen_where_it_was_used():
+    if compat.IS_KERAS_3:
+        keras.utils.set_random_seed(1)
+        keras.random.normal((1,))
+        assert len(compat.keras_seed_variables()) == 1
+    else:
+        assert compat.keras_seed_variables() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "draw"),
+    [
+        ("random_uniform", lambda shape: tf.random.uniform(shape)),
+        ("random_standard_normal", lambda shape: tf.random.normal(shape, dtype=tf.float64)),
+        ("truncated_normal", lambda shape: tf.random.truncated_normal(shape, seed=4)),
+        ("random_uniform_int", lambda shape: tf.random.uniform(shape, 3, 90, tf.int32)),
+    ],
+)
+def test_counted_random_ops_draw_what_the_ops_themselves_draw(name, draw):
+    """In each run of a function: so a run with checkpoints has the numbers of one without."""
+    from customfit.randomness import CountedRandomness
+
+    randomness = CountedRandomness()
+    tf.random.set_seed(5)
+    plain = tf.function(lambda rows: draw([rows, 7]))
+
+    @tf.function
+    def counted(rows):
+        with randomness.counted("step", rows):
+            return draw([rows, 7])
+
+    for rows in map(tf.constant, (3, 1000, 5)):
+        assert (counted(rows).numpy() == plain(rows).numpy()).all()
+    (state,) = randomness.states.values()
+    assert int(state[2]) == 256 * 7 * (3 + 1000 + 5)
+    assert name in compat.COUNTED_RANDOM_OPS
+
+
+def test_what_callbacks_of_keras_remember_has_the_names_that_it_had():
+    stopping = keras.callbacks.EarlyStopping()
+    stopping.on_train_begin()
+    assert {"wait", "stopped_epoch", "best", "best_weights", "best_epoch"} == set(compat.callback_state(stopping))
+    plateau = keras.callbacks.ReduceLROnPlateau()
+    plateau.on_train_begin()
+    assert {"wait", "best", "cooldown_counter"} == set(compat.callback_state(plateau))
+    checkpoint = compat.callback_state(keras.callbacks.ModelCheckpoint("unused.keras"))
+    assert {"best", "_batches_seen_since_last_saving", "_last_batch_seen"} <= set(checkpoint)
+    assert compat.callback_state(keras.callbacks.History()) is None

@@ -40,6 +40,14 @@ class LogEvery(keras.callbacks.Callback):
         if self.hear(batch):
             self.show(logs)
 
+    def get_state(self) -> dict:
+        """Where the count is: what a checkpoint of `custom_fit` keeps."""
+        return {"earlier": self._earlier, "seen": self._seen}
+
+    def set_state(self, state: dict) -> None:
+        """Counts on from where `get_state` was."""
+        self._earlier, self._seen = state["earlier"], state["seen"]
+
     def hear(self, batch: int) -> bool:
         """Notes that step `batch` of this epoch is done. Returns whether a line is due."""
         before, self._seen = self._earlier + self._seen, batch + 1

@@ -9,6 +9,7 @@ from customfit import compat
 from customfit.compat import keras, tf
 from customfit.data.arrays import ArraySource
 from customfit.data.datasets import DatasetSource, check_dataset
+from customfit.data.first import FirstBatches
 from customfit.data.iterables import as_generator, is_iterator, iterable_data
 from customfit.data.rows import are_rows, as_rows, count_batch_rows, map_leaves, split_rows, weigh_classes
 from customfit.data.source import AsItIs, Block, Fetch, Source
@@ -19,6 +20,7 @@ __all__ = [
     "Block",
     "DatasetSource",
     "Fetch",
+    "FirstBatches",
     "Source",
     "check_worker_options",
     "count_batch_rows",
@@ -82,7 +84,7 @@ def make_source(
         restarts = not is_iterator(x)
         shuffle = shuffle and not is_dataset and restarts  # a dataset shuffles itself
         data = compat.keras_data(x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, **options)
-        return DatasetSource(data, steps_per_epoch, restarts)
+        return DatasetSource(data, steps_per_epoch, restarts, is_dataset)
     for name, value in (("y", y), ("sample_weight", sample_weight)):
         if value is not None:
             raise ValueError(

@@ -10,7 +10,7 @@ from customfit import compat
 from customfit.compat import keras, tf
 from customfit.data.rows import count_rows
 from customfit.data.source import Block, warn_of_short_epoch
-from customfit.data.streaming import place_rows
+from customfit.data.streaming import nbytes, place_rows
 
 DEFAULT_BATCH_SIZE = 32
 
@@ -56,7 +56,12 @@ class ArraySource:
             sample_weight = tf.nest.map_structure(lambda _: sample_weight, y)  # one weight for every output
         batch = keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
         self._data = place_rows(batch, self.batch_size, resident_share)
-        self._orders = _orders(self.rows, self.batch_size, shuffle)
+        self.nbytes = nbytes(batch)
+        self._shuffle = shuffle
+        self.begins_anew = not shuffle
+        self._orders: Iterator[tf.Tensor] | None = None  # made by the first pass: the seed may come from a checkpoint
+        self._drawn = 0  # orders
+        self._begin = 0  # the step of the epoch with which the next blocks begin
         # What becomes of an epoch that is longer than what is left of a pass over the data differs, as in `fit`:
         # Keras 2 goes through `epochs` passes as one stream, Keras 3 ends the epoch.
         self._streams = compat.streams_epochs()
@@ -74,21 +79,65 @@ class ArraySource:
 
     def blocks(self, size: Callable[[int], int]) -> Iterator[Block]:
         """The next epoch's steps, in blocks of at most `size(step)` that cross no end of a pass over the data."""
-        begin = 0
+        begin, self._begin = self._begin, 0
         while begin < self.steps:
             if self._next == self._pass_steps:
                 if self._passes_left == 0 or (begin > 0 and not self._streams):
                     warn_of_short_epoch(begin, self.steps)
                     break
-                self._data.start(next(self._orders))
+                self._data.start(self._draw_order())
                 self._next = 0
-                self._passes_left -= 1
             planned = size(begin)
+            if planned == 0:
+                break
             count = min(planned, self.steps - begin, self._pass_steps - self._next)
             feed, first, count = self._data.feed(self._next, count)
             self._next += count
             yield Block(begin, planned, count, self._data.fetch, feed, first)
             begin += count
+
+    # ------------------------------------------------------------------------------------------------- to resume
+
+    @property
+    def element_spec(self):
+        """The spec of a batch."""
+        return self._data.element_spec
+
+    def describe(self) -> dict:
+        """What it must have in common with the source of a checkpoint."""
+        return {
+            "rows": self.rows,
+            "batch_size": self.batch_size,
+            "steps_per_epoch": self.steps,
+            "shuffle": self._shuffle,
+            "arrays": str(self.element_spec),
+            "first and last rows": self._data.checksum(),
+        }
+
+    def position(self) -> dict:
+        """How many orders were drawn, and the next step within the current pass."""
+        return {"orders": self._drawn, "next": self._next}
+
+    def save_iterator(self, path: str) -> bool:
+        """There is nothing to write."""
+        del path
+        return False
+
+    def seek(self, position: dict, step: int, iterator_path: str | None) -> None:
+        """Draws the orders again up to the current one, and takes up the pass where it was."""
+        del iterator_path
+        for _ in range(position["orders"]):
+            order = self._draw_order()
+        self._next, self._begin = position["next"], step
+        if self._next < self._pass_steps:
+            self._data.start(order)
+
+    def _draw_order(self) -> tf.Tensor:
+        if self._orders is None:
+            self._orders = _orders(self.rows, self.batch_size, self._shuffle)
+        self._drawn += 1
+        self._passes_left -= 1
+        return next(self._orders)
 
 
 def _orders(rows: int, batch_size: int, shuffle: bool | str) -> Iterator[tf.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from typing import Any, Callable
 
@@ -18,18 +19,28 @@ class DatasetSource:
         data: The dataset and how `fit` would walk through it.
         steps: Steps in an epoch, or `None` to find out in the first one.
         restarts: Whether the data can be read from its start again. A generator cannot.
+        is_dataset: Whether it is a `tf.data.Dataset` of the user's. What Python code gives is found again by reading it
+            all again; of a dataset, only the epoch that was cut short, and not even that where its iterator has a state
+            that can be saved.
     """
 
-    def __init__(self, data: compat.KerasData, steps: int | None, restarts: bool):
-        self.steps = steps or data.num_batches
+    def __init__(self, data: compat.KerasData, steps: int | None, restarts: bool, is_dataset: bool = False):
+        self.steps = self._steps_known_at_first = steps or data.num_batches
         self._data = data
-        self._restarts = restarts
+        self._is_dataset = is_dataset
+        self.begins_anew = restarts and not is_dataset
+        self._restarts = self.restarts = restarts
         self._cardinality = compat.cardinality(data.dataset)
         self._left: int | None = 0  # batches left in the iterator; None: not known
         self._iterator: Any = None
         self._head: Any = None  # the next batch, where it has been read to see whether there is one
         self._fresh = True  # whether nothing has been read from the iterator
         self._spent = False
+        self._block: Block | None = None  # the one that is being run
+        self._begin = 0  # the step of the epoch with which the next blocks begin
+        self._made = 0  # iterators
+        self._read = 0  # batches, from this iterator
+        self._epochs = 0  # that have ended
 
     def restart(self) -> None:
         """Has the next epoch begin with the first batch of the dataset, whatever was left of the last one."""
@@ -54,28 +65,43 @@ class DatasetSource:
 
     def blocks(self, size: Callable[[int], int]) -> Iterator[Block]:
         """The next epoch's steps, in blocks of at most `size(step)` steps."""
-        self._data.on_epoch_begin()
-        if self._iterator is None or self._left == 0 or not self._data.spans_epochs:
-            self._start()
-        begin = 0
+        begin, self._begin = self._begin, 0
+        if begin == 0:
+            self._data.on_epoch_begin()
+            if self._iterator is None or self._left == 0 or not self._data.spans_epochs:
+                self._start()
         while self.steps is None or begin < self.steps:
             planned = size(begin)
+            if planned == 0:
+                return
             count = planned if self.steps is None else min(planned, self.steps - begin)
             may_end = self._left is None or self._left < count
             block = Block(begin, planned, count, NextBatch(), self._iterator, may_end=may_end, head=self._head)
             self._head = None
+            self._block = block
             yield block
             begin += block.done
-            if self._left is not None and self._cardinality != tf.data.INFINITE_CARDINALITY:
-                self._left -= block.done
-            if block.data_ended and begin == 0 and not self._fresh and self._restarts:
+            was_fresh = self._fresh
+            self._count()
+            if block.data_ended and begin == 0 and not was_fresh and self._restarts:
                 self._start()  # the last epoch had the last batch
                 continue
-            self._fresh = False
             if block.data_ended:
                 self._end(begin)
                 break
+        self._epochs += 1
         self._data.on_epoch_end()
+
+    def _count(self) -> None:
+        """Counts the batches of the block that has been run."""
+        block, self._block = self._block, None
+        if block is None:
+            return
+        self._read += block.done
+        if self._left is not None and self._cardinality != tf.data.INFINITE_CARDINALITY:
+            self._left -= block.done
+        if block.done:
+            self._fresh = False
 
     def _goes_on(self) -> bool:
         """Whether the data is one stream through all epochs, after which training stops."""
@@ -84,11 +110,16 @@ class DatasetSource:
     def _start(self) -> None:
         self._fresh = True
         if self._iterator is None or self._restarts:
-            self._iterator = next(self._data.iterators)
+            self._make_iterator()
         if self._cardinality == tf.data.UNKNOWN_CARDINALITY:
             self._left = None
         else:
             self._left = 2**62 if self._cardinality == tf.data.INFINITE_CARDINALITY else self._cardinality
+
+    def _make_iterator(self) -> None:
+        self._iterator = next(self._data.iterators)
+        self._made += 1
+        self._read = 0
 
     def _end(self, seen: int) -> None:
         if seen == 0:
@@ -100,6 +131,79 @@ class DatasetSource:
             return
         self._spent = not self._restarts or compat.streams_epochs()
         warn_of_short_epoch(seen, self.steps)
+
+    # ------------------------------------------------------------------------------------------------- to resume
+
+    @property
+    def element_spec(self) -> Any:
+        """The spec of a batch."""
+        return self._data.dataset.element_spec
+
+    def describe(self) -> dict:
+        """What it must have in common with the source of a checkpoint."""
+        return {"steps_per_epoch": self._steps_known_at_first, "batches": str(self.element_spec)}
+
+    def position(self) -> dict:
+        """How many iterators were made and epochs have ended, and where the current one is."""
+        self._count()
+        names = ("_made", "_read", "_epochs", "_left", "_fresh", "_spent", "steps")
+        return {**{name: getattr(self, name) for name in names}, "iterator": self._iterator is not None}
+
+    def save_iterator(self, path: str) -> bool:
+        """Writes the iterator's state where it has one that can be saved and is needed."""
+        if not self._is_dataset or self._iterator is None or self._left == 0:
+            return False
+        try:
+            tf.train.Checkpoint(iterator=self._iterator).write(path)
+        except (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError, ValueError):
+            return False  # some op in it has a state of its own: the batches are read again, and `seek` says so
+        return True
+
+    def seek(self, position: dict, step: int, iterator_path: str | None) -> None:
+        """Goes to a position: at once where the iterator's state was saved, else by reading again."""
+        if not self._is_dataset:
+            self._read_again(position["_epochs"], step)
+            return
+        for _ in range(position["_made"]):
+            self._make_iterator()  # each moves the seed of a `shuffle(seed=)`
+        if not position["iterator"]:
+            self._iterator = None
+        elif iterator_path is not None:
+            tf.train.Checkpoint(iterator=self._iterator).read(iterator_path).assert_consumed()
+        elif step or self._data.spans_epochs:
+            self._warn_of_reading(position["_read"])
+            for _ in range(position["_read"]):
+                next(self._iterator)
+        for name in ("_read", "_epochs", "_left", "_fresh", "_spent", "steps"):
+            setattr(self, name, position[name])
+        self._begin = step
+
+    def _read_again(self, epochs: int, step: int) -> None:
+        """Goes through past epochs as training did. Data that begins anew for each pass need not be read for that."""
+        self._warn_of_reading(epochs * (self.steps or 0) + step)
+        for _ in range(epochs):
+            if self.has_more():
+                _read_all(self.blocks(lambda _: 256))
+        if step:
+            self.has_more()
+            _read_all(self.blocks(lambda begin: min(256, step - begin)))
+            self._count()
+            self._begin = step
+
+    def _warn_of_reading(self, batches: int) -> None:
+        if batches:
+            warnings.warn(
+                f"The data cannot be taken up where it was: {batches} batches are read again, and not trained on. A "
+                "`tf.data.Dataset` without Python functions and `tf.random` ops (but `tf.random.stateless_*`) goes on "
+                "at once.",
+                stacklevel=2,
+            )
+
+
+def _read_all(blocks: Iterator[Block]) -> None:
+    for block in blocks:
+        while block.done < block.count and block.read() is not None:
+            block.done += 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,7 +83,10 @@ class AsItIs(Fetch):
 
 
 class Source(Protocol):
-    """Batches of training or validation data."""
+    """Batches of training or validation data.
+
+    Where a run is to go on from a checkpoint, a source also has what `ResumableSource` has.
+    """
 
     steps: int | None
     """Steps in an epoch, or `None` where that is not known yet."""
@@ -95,7 +98,39 @@ class Source(Protocol):
         """Has the next epoch begin with the first batch, whatever was left of the last one."""
 
     def blocks(self, size: Callable[[int], int]) -> Iterator[Block]:
-        """The next epoch's steps, in blocks. `size(step)` says how many at most go into the one that begins there."""
+        """The next epoch's steps, in blocks. `size(step)` says how many at most go into the one that begins there.
+
+        0 ends the epoch.
+        """
+
+
+class ResumableSource(Source, Protocol):
+    """A source whose position can be found again."""
+
+    begins_anew: bool
+    """Whether a pass after `restart` gives the same whatever passes there were before."""
+
+    @property
+    def element_spec(self) -> Any:
+        """The spec of a batch."""
+
+    def describe(self) -> dict:
+        """What it must have in common with the source of a checkpoint, as JSON can hold it."""
+
+    def position(self) -> dict:
+        """Where it is, between two blocks or two epochs, as JSON can hold it."""
+
+    def save_iterator(self, path: str) -> bool:
+        """Writes what `position` cannot hold, as a TensorFlow checkpoint. Returns whether there was anything."""
+
+    def seek(self, position: dict, step: int, iterator_path: str | None) -> None:
+        """Goes to a position, from the start.
+
+        Args:
+            position: What `position` gave.
+            step: The step of the epoch that comes next there: that with which the next `blocks` begin.
+            iterator_path: What `save_iterator` wrote, or `None`.
+        """
 
 
 def warn_of_short_epoch(seen: int, steps: int | None) -> None:

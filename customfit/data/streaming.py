@@ -6,6 +6,7 @@ import concurrent.futures
 import dataclasses
 import logging
 import math
+import zlib
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,15 @@ class ResidentRows:
         self.fetch = Gather(batch_size, ragged=_rows(arrays) % batch_size != 0)
         self._arrays = map_leaves(to_tensor, arrays)
         self._order: Any = None
+
+    @property
+    def element_spec(self) -> Any:
+        """The spec of a batch."""
+        return map_leaves(lambda array: batch_spec(row_spec(array), self.fetch), self._arrays)
+
+    def checksum(self) -> int:
+        """Tells these rows from others by a few of them."""
+        return checksum(self._arrays)
 
     def start(self, order: tf.Tensor) -> None:
         """Begins a pass over the rows in this order."""
@@ -126,6 +136,15 @@ class StreamedRows:
         self._feed: Any = None
         self._coming: Any = None
 
+    @property
+    def element_spec(self) -> Any:
+        """The spec of a batch."""
+        return map_leaves(lambda array: batch_spec(row_spec(to_tensor(array[:1])), self.fetch), self._arrays)
+
+    def checksum(self) -> int:
+        """Tells these rows from others by a few of them."""
+        return checksum(self._arrays)
+
     def start(self, order: tf.Tensor) -> None:
         """Begins a pass over the rows in this order."""
         self._order = order.numpy()
@@ -181,6 +200,23 @@ def nbytes(arrays: Any) -> int:
         for leaf in tf.nest.flatten(arrays)
         if isinstance(leaf, np.ndarray)
     )
+
+
+def batch_spec(spec: Any, fetch: Gather | Slice) -> Any:
+    """The spec of a batch, of that of any number of rows: of a known size where all batches have it."""
+    if fetch.ragged or not isinstance(spec, tf.TensorSpec):
+        return spec
+    return tf.TensorSpec([fetch.batch_size, *spec.shape[1:]], spec.dtype)
+
+
+def checksum(arrays: Any) -> int:
+    """A checksum of the first and the last row of dense arrays."""
+    total = 0
+    for leaf in tf.nest.flatten(arrays):
+        if isinstance(leaf, (np.ndarray, tf.Tensor)):
+            for row in (leaf[:1], leaf[-1:]):
+                total = zlib.crc32(np.asarray(to_tensor(row) if isinstance(row, np.ndarray) else row).tobytes(), total)
+    return total
 
 
 def _rows(arrays: Any) -> int:

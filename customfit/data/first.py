@@ -1,0 +1,38 @@
+"""The first batches of a source, for dry runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Callable
+
+from customfit.data.source import Block, Source
+
+
+class FirstBatches:
+    """The first few batches of each epoch of another source.
+
+    Args:
+        source: The source.
+        batches: How many.
+        again: Whether each epoch has the same ones. Else it has those that come next.
+    """
+
+    def __init__(self, source: Source, batches: int, again: bool = False):
+        self._source: Any = source
+        self._batches = batches
+        self._again = again
+        self.steps: int | None = batches if source.steps is None else min(batches, source.steps)
+
+    def restart(self) -> None:
+        """Has the next epoch begin with the first batch."""
+        self._source.restart()
+
+    def has_more(self) -> bool:
+        """Whether there is data for a further epoch."""
+        return self._again or self._source.has_more()
+
+    def blocks(self, size: Callable[[int], int]) -> Iterator[Block]:
+        """The next epoch's steps, in blocks of at most `size(step)` steps."""
+        if self._again:
+            self._source.restart()
+        yield from self._source.blocks(lambda step: min(size(step), max(0, self._batches - step)))

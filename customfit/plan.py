@@ -1,0 +1,182 @@
+"""What a call of `custom_fit` would do, in numbers, before it does it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from customfit import compat
+from customfit.compat import keras
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a training will take. It prints as a table.
+
+    Attributes:
+        epochs: How many epochs.
+        steps: How many steps in all, or `None` where the data does not tell.
+        updates: How many updates of the weights, or `None`.
+        validations: How many passes of validation, or `None`.
+        checkpoints: How many checkpoints, at least; `None` where that depends on time or on the data.
+        parameter_bytes: What the weights take.
+        optimizer_bytes: What the optimizer's slots take, or `None` where it does not tell.
+        gradient_bytes: What a gradient of each trainable weight takes.
+        data_bytes: What arrays in memory take, or `None`.
+        conflicts: Options that do not go together, or do nothing, in words.
+    """
+
+    epochs: int
+    steps: int | None
+    updates: int | None
+    validations: int | None
+    checkpoints: int | None
+    parameter_bytes: int
+    optimizer_bytes: int | None
+    gradient_bytes: int
+    data_bytes: int | None
+    conflicts: tuple
+
+    def __str__(self) -> str:
+        lines = [
+            ("epochs", f"{self.epochs}"),
+            ("steps", _count(self.steps)),
+            ("updates", _count(self.updates)),
+            ("validations", _count(self.validations)),
+            ("checkpoints", _count(self.checkpoints)),
+            ("weights", _megabytes(self.parameter_bytes)),
+            ("gradients", _megabytes(self.gradient_bytes)),
+            ("optimizer", _megabytes(self.optimizer_bytes)),
+            ("data", _megabytes(self.data_bytes)),
+        ]
+        table = [f"{name:<12}{value}" for name, value in lines]
+        return "\n".join([*table, "activations of the forward pass come on top", *map("! {}".format, self.conflicts)])
+
+
+def make_plan(
+    model: keras.Model,
+    data: Any,
+    validation: Any,
+    *,
+    epochs: int,
+    initial_epoch: int,
+    max_steps: int | None,
+    checkpoint_dir: Any,
+    checkpoint_interval: Any,
+    early_stopping: Any,
+    callbacks: list,
+) -> Plan:
+    """Counts what a training will take, without a step.
+
+    Args:
+        model: The model.
+        data: The source that would be trained on.
+        validation: The session's `Validation`.
+        epochs: As in `custom_fit`, like all that follow.
+        initial_epoch: The epoch at which training would begin.
+        max_steps: The limit.
+        checkpoint_dir: Where checkpoints would go.
+        checkpoint_interval: And when.
+        early_stopping: The callback, or `None`.
+        callbacks: All callbacks.
+    """
+    count = max(0, epochs - initial_epoch)
+    steps = None if data.steps is None else count * data.steps
+    if max_steps is not None:
+        steps = max_steps if steps is None else min(steps, max_steps)
+    if steps is not None and data.steps:
+        count = min(count, math.ceil(steps / data.steps))
+    validations: int | None = sum(validation.due_after_epoch(initial_epoch + epoch) for epoch in range(count))
+    if validation.interval is not None:
+        validations = None if steps is None else steps // validation.interval
+    accumulation = _accumulation(model)
+    return Plan(
+        epochs=count,
+        steps=steps,
+        updates=None if steps is None else math.ceil(steps / accumulation),
+        validations=validations,
+        checkpoints=_checkpoints(checkpoint_dir, checkpoint_interval, count, steps),
+        parameter_bytes=_bytes(model.weights),
+        optimizer_bytes=_optimizer_bytes(model),
+        gradient_bytes=_bytes(model.trainable_weights),
+        data_bytes=getattr(data, "nbytes", None),
+        conflicts=tuple(
+            _conflicts(
+                count, steps, max_steps, validation, checkpoint_dir, checkpoint_interval, early_stopping, callbacks
+            )
+        ),
+    )
+
+
+def _conflicts(
+    epochs: int,
+    steps: int | None,
+    max_steps: int | None,
+    validation: Any,
+    checkpoint_dir: Any,
+    checkpoint_interval: Any,
+    early_stopping: Any,
+    callbacks: list,
+) -> list[str]:
+    found = []
+    if max_steps is not None and steps is not None and steps < max_steps:
+        found.append(f"max_steps={max_steps} is never reached: there are {steps} steps")
+    if validation.interval is not None and steps is not None and validation.interval > steps:
+        found.append(f"validation_interval={validation.interval} is never reached: there are {steps} steps")
+    if validation.data and validation.interval is None and not any(map(validation.due_after_epoch, range(epochs))):
+        found.append(f"validation_freq={validation.freq} is never reached: there are {epochs} epochs")
+    patience = getattr(early_stopping, "patience", 0)
+    if early_stopping is not None and validation.interval is None and patience >= epochs:
+        found.append(f"early_stopping waits for {patience} epochs, and there are {epochs}")
+    if checkpoint_dir is None and checkpoint_interval != "epoch":
+        found.append(f"checkpoint_interval={checkpoint_interval} does nothing without checkpoint_dir")
+    if checkpoint_dir is not None and isinstance(checkpoint_interval, int) and steps and checkpoint_interval > steps:
+        found.append(f"checkpoint_interval={checkpoint_interval} is never reached: there are {steps} steps")
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and monitor.startswith("val_") and not validation.data:
+            found.append(f"{type(callback).__name__} monitors {monitor}, and there is no validation data")
+    return found
+
+
+def _checkpoints(directory: Any, interval: Any, epochs: int, steps: int | None) -> int | None:
+    if directory is None:
+        return 0
+    if interval == "epoch":
+        return epochs
+    return None if steps is None or not isinstance(interval, int) else math.ceil(steps / interval)
+
+
+def _accumulation(model: keras.Model) -> int:
+    of_model = getattr(model, "gradient_accumulation_steps", None)
+    return int(of_model or getattr(model.optimizer, "gradient_accumulation_steps", None) or 1)
+
+
+def _bytes(variables: list) -> int:
+    return sum(int(np.prod(variable.shape)) * np.dtype(_dtype(variable)).itemsize for variable in variables)
+
+
+def _dtype(variable: Any) -> str:
+    return getattr(variable.dtype, "name", variable.dtype)
+
+
+def _optimizer_bytes(model: keras.Model) -> int | None:
+    """The slots of an optimizer like the model's, seen on a variable of one odd shape, times the trainable weights."""
+    twin = type(model.optimizer).from_config(model.optimizer.get_config())
+    if not hasattr(twin, "build"):
+        return None  # a legacy optimizer
+    make = getattr(keras, "Variable", compat.tf.Variable)
+    twin.build([make(np.zeros(7, "float32"))])
+    slots = sum(tuple(variable.shape) == (7,) for variable in compat.variables_of_optimizer(twin))
+    return slots * _bytes(model.trainable_weights)
+
+
+def _count(number: int | None) -> str:
+    return "not known before" if number is None else f"{number:,}"
+
+
+def _megabytes(number: int | None) -> str:
+    return "not known before" if number is None else f"{number / 1e6:,.1f} MB"

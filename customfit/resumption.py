@@ -1,0 +1,113 @@
+"""What a session has to do with checkpoints: it may have none."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from customfit.checkpoint import Checkpointer
+from customfit.compat import keras, tf
+from customfit.data import Block, Source, map_leaves
+from customfit.fingerprint import fingerprint, learning_rates
+from customfit.state import Progress, TrainingState
+from customfit.stopping import score_of
+from customfit.validation import Validation
+
+
+class Resumption:
+    """Makes a session's checkpoints, and has it go on from the newest.
+
+    Args:
+        model: The model.
+        callbacks: The callbacks.
+        validation: When and on what the session validates.
+        stopping: The early stopping, or `None`.
+        checkpoints: A `Checkpointer`, the directory of one, or `None`: then nothing is kept.
+        identity: Options that a checkpoint must agree with, by name.
+
+    Raises:
+        ValueError: If there is a callback that would do the same, and undo it.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        callbacks: list,
+        validation: Validation,
+        stopping: keras.callbacks.Callback | None,
+        checkpoints: Any,
+        identity: dict | None,
+    ):
+        self._checkpointer = checkpoints
+        if checkpoints is not None and not isinstance(checkpoints, Checkpointer):
+            self._checkpointer = Checkpointer(checkpoints)
+        for callback in callbacks:
+            if self._checkpointer is not None and isinstance(callback, keras.callbacks.BackupAndRestore):
+                raise ValueError(
+                    "`callbacks` must not have a `BackupAndRestore` beside `checkpoint_dir`, which restores more. "
+                    f"Received: callbacks with a {type(callback).__name__}"
+                )
+        self._model = model
+        self._callbacks = callbacks
+        self._validation = validation
+        self._stopping = stopping
+        self._identity = identity or {}
+        self._state: TrainingState | None = None
+
+    def open(self) -> None:
+        """Locks the directory."""
+        if self._checkpointer is not None:
+            self._checkpointer.open()
+
+    def close(self) -> None:
+        """Gives the directory back."""
+        self._state = None
+        if self._checkpointer is not None:
+            self._checkpointer.close()
+
+    def begin(self, data: Source | None) -> Progress | None:
+        """Takes up the training of the newest checkpoint, where there is one, its position in the data as well."""
+        if self._checkpointer is None:
+            return None
+        sources = self._validation.data
+        self._state = TrainingState(self._model, self._callbacks, data, sources)
+        validation = {"sets": list(sources), "freq": self._validation.freq, "interval": self._validation.interval}
+        identity = fingerprint(self._model, data, {"validation": validation, **self._identity})
+        return self._checkpointer.begin(self._state, identity)
+
+    def again(self) -> Progress:
+        """Gives back what the begin of an epoch has changed that has been begun before."""
+        progress = self._checkpointer.restore()
+        assert progress is not None
+        return progress
+
+    def note_batch(self, block: Block) -> None:
+        """Notes what batches are like where no source can tell: a later process makes variables by that."""
+        if self._state is not None and self._state.batch_spec is None:
+            self._state.batch_spec = map_leaves(tf.type_spec_from_value, block.feed)
+
+    def steps_until_due(self, total_steps: int) -> float:
+        """How many steps, from this one on, until a checkpoint is due."""
+        return math.inf if self._checkpointer is None else self._checkpointer.steps_until_due(total_steps)
+
+    def after_block(self, total_steps: int) -> bool:
+        """Whether a checkpoint is due within an epoch."""
+        if self._checkpointer is None:
+            return False
+        self._checkpointer.beat()
+        return self._checkpointer.due_after_block(total_steps)
+
+    def after_epoch(self) -> bool:
+        """Whether one is due after an epoch."""
+        return self._checkpointer is not None and self._checkpointer.due_after_epoch()
+
+    def save(self, progress: Progress, logs: dict) -> None:
+        """Makes a checkpoint.
+
+        Args:
+            progress: How far training is.
+            logs: What has just been found, by which the checkpoint may be the best.
+        """
+        if self._checkpointer is not None:
+            score = score_of(logs, self._stopping, list(self._validation.data))
+            self._checkpointer.save(progress, score, learning_rates(self._model))

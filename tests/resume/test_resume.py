@@ -1,0 +1,488 @@
+"""A training that was cut off, taken up by the same call, ends as if left alone: to the bit, whatever is trained."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from customfit import CustomTrainModel, EarlyStopping, TrainingSession, compat
+from customfit.compat import keras, tf
+from tests.parity import models
+from tests.resume.cut import SEED, assert_resumes, assert_same, train
+
+X, Y = models.rows(70)  # 5 steps of 16 an epoch, the last of 6
+ROWS = {"x": X, "y": Y}
+VALIDATION = {"validation_data": (X[:40], Y[:40])}
+supports = pytest.mark.supports
+
+
+@supports("Resume", "arrays, shuffled: cut off at any step", fit="no")
+@pytest.mark.parametrize("cut", [1, 4, 5, 6, 10, 14])
+def test_cut_off_at_any_step(cut, tmp_path):
+    assert_resumes(models.dropout, {**ROWS, **VALIDATION}, tmp_path, cuts=[cut])
+
+
+@pytest.mark.parametrize("interval", [1, 4, 0.0001, "00:10:00"])
+def test_whatever_the_interval(interval, tmp_path):
+    assert_resumes(models.dropout, {**ROWS, **VALIDATION}, tmp_path, interval=interval)
+
+
+@supports("Resume", "dropout, also Keras 2's without a seed; batch normalisation; subclassed models", fit="no")
+@pytest.mark.parametrize("build", [models.batch_norm, models.subclassed, models.two_inputs])
+def test_models(build, tmp_path):
+    x = {"left": X[:, :4], "right": X[:, 4:]} if build is models.two_inputs else X
+    assert_resumes(build, {"x": x, "y": Y}, tmp_path)
+
+
+def draws(base):
+    """Draws by `tf.random` ops, which keep their state where nobody can read it; and keeps a variable of its own."""
+
+    class Draws(base):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+            self.drop = keras.layers.Dropout(0.5, seed=5)
+            self.calls = tf.Variable(0, trainable=False)
+
+        def call(self, inputs, training=None):
+            if training:
+                self.calls.assign_add(1)
+                shape = tf.shape(inputs)
+                inputs += tf.random.normal(shape) * tf.random.uniform(shape) + tf.random.truncated_normal(shape, seed=3)
+                inputs += tf.cast(tf.random.uniform(shape, 0, 5, tf.int32), tf.float32)
+            return tf.nn.softmax(self.dense(self.drop(inputs, training=training)))
+
+    return Draws()
+
+
+@supports("Resume", "`tf.random` ops in `call()`, variables of your own", fit="no")
+def test_random_ops_and_variables_of_the_user_s(tmp_path):
+    model, _ = assert_resumes(draws, ROWS, tmp_path)
+    assert int(model.calls.numpy()) == 15
+
+
+def test_random_ops_whose_state_cannot_be_kept_are_named(tmp_path):
+    def build(base):
+        class Shuffles(base):
+            def train_step(self, data):
+                return super().train_step(tf.nest.map_structure(lambda rows: tf.random.shuffle(rows, seed=1), data))
+
+        return models.dense(Shuffles)
+
+    with pytest.warns(UserWarning, match="`train_step` draws by `tf.random.shuffle`, whose state cannot be kept"):
+        train(build, {**ROWS, "epochs": 1}, tmp_path)
+
+
+def test_checkpoints_change_no_number_that_is_drawn(tmp_path):
+    """The stateless twins of random ops draw what the ops themselves draw: `fit` agrees."""
+    keras.utils.set_random_seed(SEED)
+    ours = train(draws, {**ROWS, "shuffle": False}, tmp_path)
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(SEED)
+    theirs = draws(keras.Model)
+    theirs.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    history = theirs.fit(X, Y, epochs=3, batch_size=16, shuffle=False, verbose=0)
+    assert ours[1].history == history.history
+
+
+@supports("Resume", "optimizers with slots, schedules, EMA; several optimizers", fit="no")
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(0.01, 10), weight_decay=0.1),
+        lambda: keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=4),
+        lambda: keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5),
+    ],
+    ids=["schedule", "ema", "ema at the end"],
+)
+def test_optimizers(optimizer, tmp_path):
+    assert_resumes(models.dense, ROWS, tmp_path, optimizer=optimizer)
+
+
+@pytest.mark.skipif(not hasattr(keras.optimizers, "legacy") or compat.IS_KERAS_3, reason="Keras 2 only")
+def test_legacy_optimizers(tmp_path):
+    assert_resumes(models.dense, ROWS, tmp_path, optimizer=lambda: keras.optimizers.legacy.Adam())
+
+
+@pytest.mark.skipif(compat.KERAS_VERSION < (3, 1), reason="accumulation by the optimizer is Keras 3's")
+def test_accumulation_by_the_optimizer(tmp_path):
+    optimizer = lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=3)
+    assert_resumes(models.dropout, ROWS, tmp_path, optimizer=optimizer)
+
+
+@supports("Resume", "mixed precision with its loss scale", fit="no")
+def test_mixed_precision(tmp_path):
+    def build(base):
+        keras.mixed_precision.set_global_policy("mixed_float16")
+        return models.dropout(base)
+
+    def scaled():
+        if compat.IS_KERAS_3:
+            return keras.mixed_precision.LossScaleOptimizer(keras.optimizers.Adam(), dynamic_growth_steps=3)
+        return keras.mixed_precision.LossScaleOptimizer(keras.optimizers.Adam(), dynamic_growth_steps=3)
+
+    try:
+        assert_resumes(build, ROWS, tmp_path, optimizer=scaled)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
+def test_several_optimizers(tmp_path):
+    def build(base):
+        class Two(base):
+            def compile(self, *args, **kwargs):
+                super().compile(*args, **kwargs)
+                self.other_optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+
+            def train_step(self, data):
+                x, y = data
+                for optimizer, variables in zip(
+                    (self.optimizer, self.other_optimizer), (self.trainable_weights[:2], self.trainable_weights[2:])
+                ):
+                    with tf.GradientTape() as tape:
+                        loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(y, self(x, training=True)))
+                    optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+                return {"own": loss}
+
+        return models.dropout(Two)
+
+    assert_resumes(build, ROWS, tmp_path, cuts=(2, 5, 12), metrics=None)
+
+
+def test_eager(tmp_path):
+    assert_resumes(models.dropout, ROWS, tmp_path, run_eagerly=True)
+
+
+def test_a_callback_that_hears_each_step(tmp_path):
+    listens = lambda: keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None)
+    given = lambda: {**ROWS, "callbacks": [listens()]}
+    assert_resumes(models.dropout, given, tmp_path, steps_per_execution=2)
+
+
+@pytest.mark.skipif(not compat.IS_KERAS_3, reason="under XLA, Keras 2's dropout is not reproducible under `fit` either")
+@pytest.mark.slow
+def test_xla(tmp_path):
+    assert_resumes(models.dropout, ROWS, tmp_path, jit_compile=True)
+
+
+# -------------------------------------------------------------------------------------------------------------- data
+
+
+def dataset(shuffle=False, repeat=False, filtered=False, noisy=False):
+    def made():
+        data = tf.data.Dataset.from_tensor_slices((X, Y))
+        data = data.shuffle(70, seed=5) if shuffle else data
+        data = data.filter(lambda x, y: True) if filtered else data
+        data = data.map(lambda x, y: (x + tf.random.uniform((8,)), y)) if noisy else data
+        data = data.batch(16)
+        data = data.repeat() if repeat else data
+        return {"x": data, "batch_size": None, **({"steps_per_epoch": 4} if repeat else {})}
+
+    return made
+
+
+@supports("Resume", "`tf.data`: by the iterator's state, else by reading again", fit="no")
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"shuffle": True}, {"filtered": True}, {"shuffle": True, "repeat": True}, {"noisy": True}],
+    ids=lambda options: "+".join(options) or "plain",
+)
+def test_datasets(options, tmp_path):
+    assert_resumes(models.dropout, dataset(**options), tmp_path)
+
+
+def test_a_dataset_with_a_state_of_its_own_says_what_it_costs(tmp_path):
+    train(models.dense, lambda: {**dataset(noisy=True)(), "max_steps": 8}, tmp_path)
+    with pytest.warns(UserWarning, match="cannot be taken up where it was: 3 batches are read again"):
+        train(models.dense, dataset(noisy=True), tmp_path)
+
+
+@supports("Resume", "generators, `Sequence`s and other iterables, by reading them again", fit="no")
+def test_a_generator(tmp_path):
+    def generate():
+        rng = np.random.RandomState(3)
+        while True:
+            chosen = rng.randint(0, len(X), 8)
+            yield X[chosen], Y[chosen]
+
+    given = lambda: {"x": generate(), "steps_per_epoch": 5, "batch_size": None}
+    assert_resumes(models.dropout, given, tmp_path)
+
+
+def test_a_sequence_that_changes_each_epoch(tmp_path):
+    class Batches(keras.utils.Sequence):
+        def __init__(self):
+            if compat.IS_KERAS_3:
+                super().__init__()
+            self.order = np.arange(64)
+            self.rng = np.random.RandomState(1)
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            rows = self.order[index * 16 : index * 16 + 16]
+            return X[rows], Y[rows]
+
+        def on_epoch_end(self):
+            self.rng.shuffle(self.order)
+
+    assert_resumes(models.dropout, lambda: {"x": Batches(), "shuffle": False, "batch_size": None}, tmp_path)
+
+
+def test_an_iterable_of_batches(tmp_path):
+    batches = [(X[begin : begin + 16], Y[begin : begin + 16]) for begin in range(0, 64, 16)]
+    assert_resumes(models.dropout, lambda: {"x": iter_again(batches), "batch_size": None}, tmp_path)
+
+
+class iter_again:  # noqa: N801
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def __len__(self):
+        return len(self.batches)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"steps_per_epoch": 3},
+        {"shuffle": "batch"},
+        {"shuffle": False, "class_weight": {0: 1.0, 1: 2.0, 2: 3.0}},
+        {"resident_share": 0.0},
+    ],
+    ids=str,
+)
+def test_ways_of_arrays(arguments, tmp_path):
+    assert_resumes(models.dropout, {**ROWS, **arguments}, tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------------- callbacks
+
+
+@supports("Resume", "early stopping, ReduceLROnPlateau, ModelCheckpoint, schedules, History", fit="no")
+@pytest.mark.parametrize("own", [True, False], ids=["ours", "Keras's"])
+def test_early_stopping_remembers(own, tmp_path):
+    def given():
+        options = dict(monitor="val_loss", mode="max", patience=3)  # the loss falls: the first epoch stays the best
+        stopping = EarlyStopping(verbose=0, **options)
+        if not own:
+            stopping = keras.callbacks.EarlyStopping(restore_best_weights=True, **options)
+        return {**ROWS, **VALIDATION, "epochs": 9, "early_stopping": stopping}
+
+    model, history = assert_resumes(models.dense, given, tmp_path, cuts=[3, 8, 11])
+    assert len(history.epoch) == 4
+    again = train(models.dense, lambda: {**given(), "epochs": 20}, tmp_path)
+    assert_same(again, (model, history))  # it has stopped for good
+
+
+def test_callbacks_of_keras_remember(tmp_path):
+    def given():
+        folder = tmp_path / "best"
+        return {
+            **ROWS,
+            **VALIDATION,
+            "epochs": 5,
+            "callbacks": [
+                keras.callbacks.ReduceLROnPlateau(monitor="loss", factor=0.5, patience=1, min_delta=1.0, cooldown=1),
+                keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.9),
+                keras.callbacks.ModelCheckpoint(
+                    str(folder) + "{epoch}.weights.h5",
+                    monitor="val_loss",
+                    mode="max",
+                    save_best_only=True,
+                    save_weights_only=True,
+                ),
+            ],
+        }
+
+    assert_resumes(models.dropout, given, tmp_path / "checkpoints", cuts=[3, 10, 13])
+    assert [path.name for path in sorted(tmp_path.glob("best*"))] == ["best1.weights.h5"]
+
+
+def test_any_callback_that_has_a_state(tmp_path):
+    class Counts(keras.callbacks.Callback):
+        seen = 0
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.seen += 1
+
+        def get_state(self):
+            return {"seen": self.seen, "array": np.arange(3.0), ("a", 1): [None, True, float("nan")]}
+
+        def set_state(self, state):
+            assert state["array"].tolist() == [0, 1, 2]
+            assert state["a", 1][:2] == [None, True]
+            self.seen = state["seen"]
+
+    counts = []
+
+    def given():
+        counts.append(Counts())
+        return {**ROWS, "callbacks": [counts[-1]]}
+
+    assert_resumes(models.dense, given, tmp_path)
+    assert counts[-1].seen == 3
+
+
+def test_a_state_that_cannot_be_kept_is_named(tmp_path):
+    class Wrong(keras.callbacks.Callback):
+        def get_state(self):
+            return {"file": object()}
+
+        def set_state(self, state):
+            raise AssertionError
+
+    with pytest.raises(TypeError, match=r"numbers, strings, arrays, lists and dicts. Received: callbacks/.*object"):
+        train(models.dense, {**ROWS, "callbacks": [Wrong()]}, tmp_path)
+
+
+def test_validation_by_steps_is_taken_up(tmp_path):
+    given = {**ROWS, **VALIDATION, "validation_interval": 2, "early_stopping": 9}
+    assert_resumes(models.dropout, given, tmp_path, cuts=[3, 4, 9])
+
+
+def test_lines_count_on(tmp_path, capsys):
+    given = lambda steps: {**ROWS, "log_every": 4, "max_steps": steps}
+    train(models.dense, given(7), tmp_path)
+    train(models.dense, given(13), tmp_path)
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["Step 4", "Step 8", "Step 12"]
+
+
+# ----------------------------------------------------------------------------------------------- beginnings, ends
+
+
+@supports("Resume", "a finished training is not trained again; more epochs go on from its end", fit="no")
+def test_a_finished_training_is_not_trained_again_and_goes_on_from_its_end(tmp_path):
+    begun = []
+    given = lambda epochs: {
+        **ROWS,
+        "epochs": epochs,
+        "callbacks": [keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: begun.append(epoch))],
+    }
+    whole = train(models.dropout, given(3), tmp_path)
+    begun.clear()
+    assert_same(train(models.dropout, given(3), tmp_path), whole)
+    assert begun == []
+    assert_same(train(models.dropout, given(5), tmp_path), train(models.dropout, given(5)))
+    assert begun[:2] == [3, 4]
+
+
+def test_it_goes_on_in_the_same_process_and_model(tmp_path):
+    keras.utils.set_random_seed(SEED)
+    model = models.dropout(CustomTrainModel)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    plateau = lambda: keras.callbacks.ReduceLROnPlateau(monitor="loss", factor=0.5, patience=0, min_delta=9.0)
+    for epochs in (2, 3):
+        given = {"epochs": epochs, "batch_size": 16, "verbose": 0, "callbacks": [plateau()]}
+        history = model.custom_fit(X, Y, checkpoint_dir=tmp_path, **given)
+    assert_same((model, history), train(models.dropout, lambda: {**ROWS, "callbacks": [plateau()]}))
+
+
+def test_a_model_built_anew_in_the_same_process_has_other_names_and_goes_on(tmp_path):
+    def fit(**arguments):
+        keras.utils.set_random_seed(SEED)
+        model = models.dropout(CustomTrainModel)
+        model.compile("adam", "sparse_categorical_crossentropy")
+        return model, model.custom_fit(X, Y, epochs=3, batch_size=16, verbose=0, **arguments)
+
+    whole = fit()
+    fit(checkpoint_dir=tmp_path, max_steps=7)
+    assert_same(fit(checkpoint_dir=tmp_path, resume=True), whole)
+
+
+def test_without_a_global_seed_one_is_drawn_and_kept(tmp_path):
+    tf.random.set_seed(None)
+    given = {**ROWS, "max_steps": 7}
+    train(models.dropout, given, tmp_path / "a", seed=None)
+    assert compat.global_seed() is None
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    ends = [train(models.dropout, ROWS, tmp_path / name, seed=None) for name in "ab"]
+    assert_same(*ends)
+
+
+def test_resume_true_and_false(tmp_path):
+    from customfit.storage import CheckpointError
+
+    with pytest.raises(CheckpointError, match="With `resume=True` there must be a checkpoint"):
+        train(models.dense, {**ROWS, "resume": True}, tmp_path)
+    train(models.dropout, {**ROWS, "max_steps": 7}, tmp_path)
+    whole = train(models.dropout, ROWS)
+    assert_same(train(models.dropout, {**ROWS, "resume": False}, tmp_path), whole)
+    assert_same(train(models.dropout, {**ROWS, "resume": True}, tmp_path), whole)
+
+
+def test_an_own_loop_goes_on_at_its_epoch_and_step(tmp_path):
+    def loop(stop_after=None, checkpoints=None):
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(SEED)
+        model = models.dropout(CustomTrainModel)
+        model.compile("adam", "sparse_categorical_crossentropy")
+        with TrainingSession(model, epochs=3, verbose=0, checkpoints=checkpoints, max_steps=stop_after) as session:
+            for _epoch in session.epochs():
+                for begin in range(16 * session.step, 64, 16):
+                    session.train_on((X[begin : begin + 16], Y[begin : begin + 16]))
+                    if session.should_stop:
+                        break
+        return model, session.history
+
+    loop(stop_after=6, checkpoints=tmp_path)
+    assert_same(loop(checkpoints=tmp_path), loop())
+
+
+# ---------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("build", "arguments", "compile_options", "message"),
+    [
+        (models.batch_norm, {}, {}, "it has no|it has model/"),
+        (lambda base: models.dense(base, outputs=4), {}, {}, r"its model/2/dense/kernel.* is float32\[16, 4\], in the"),
+        (models.dense, {"batch_size": 8}, {}, "batch_size=8, which was 16"),
+        (models.dense, {"shuffle": False}, {}, "shuffle=False, which was True"),
+        (models.dense, {"class_weight": {0: 2.0}}, {}, "class_weight=.*which was None"),
+        (models.dense, {"x": X + 1}, {}, "first and last rows"),
+        (models.dense, {"x": X[:60], "y": Y[:60]}, {}, "rows=60, which was 70"),
+        (models.dense, {"validation_interval": 3, **VALIDATION}, {}, "interval=3, which was None"),
+        (models.dense, {}, {"optimizer": "sgd"}, "'SGD', which was 'Adam'"),
+        (models.dense, {}, {"optimizer": lambda: keras.optimizers.Adam(0.5)}, "learning rate=0.5, which was 0.001"),
+        (models.dense, {}, {"global_clipnorm": 1.0}, "clip={'global_clipnorm': 1.0}, which was None"),
+        (
+            models.dense,
+            {},
+            {"loss": lambda y, p: keras.losses.sparse_categorical_crossentropy(y, p)},
+            "loss='<lambda>'",
+        ),
+    ],
+)
+def test_other_models_and_options_are_refused_with_what_differs(build, arguments, compile_options, message, tmp_path):
+    train(models.dense, {**ROWS, "max_steps": 7}, tmp_path)
+    with pytest.raises(ValueError, match=f"`checkpoint_dir` must hold checkpoints of .*Received: .*(?:{message})"):
+        train(build, {**ROWS, **arguments}, tmp_path, **compile_options)
+
+
+def test_another_seed_is_refused(tmp_path):
+    train(models.dense, {**ROWS, "max_steps": 7}, tmp_path)
+    with pytest.raises(ValueError, match="the global seed 8, which was 7"):
+        train(models.dense, ROWS, tmp_path, seed=8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"checkpoint_interval": "batch"}, "`checkpoint_interval` must be"),
+        ({"checkpoint_interval": 0}, "`checkpoint_interval` must be"),
+        ({"checkpoint_interval": -1.0}, "`checkpoint_interval` must be"),
+        ({"checkpoint_keep": 0}, "`checkpoint_keep` must be"),
+        ({"resume": "never"}, "`resume` must be"),
+        ({"on_checkpoint_error": "ignore"}, "`on_checkpoint_error` must be"),
+        ({"callbacks": [keras.callbacks.BackupAndRestore("unused")]}, "`callbacks` must not have a `BackupAndRestore`"),
+    ],
+)
+def test_wrong_options_are_refused_before_the_first_step(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(models.dense, {**ROWS, **arguments}, tmp_path)
+    assert not list(tmp_path.iterdir())

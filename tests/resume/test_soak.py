@@ -1,0 +1,61 @@
+"""Trainings that are killed by SIGKILL again and again, and one that is watched for what it leaves open.
+
+`CUSTOMFIT_KILLS=100` is how often in all; the default run has a few. The counts are printed with `-s`.
+"""
+
+import os
+
+import pytest
+
+from customfit.compat import keras
+from customfit.testing import check_resume
+from tests.parity import models
+from tests.resume import trainings
+from tests.resume.cut import train
+
+KILLS = int(os.environ.get("CUSTOMFIT_KILLS", "6"))
+TRAININGS = [trainings.arrays, trainings.mixed_precision, trainings.dataset]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train_fn", TRAININGS, ids=lambda train_fn: train_fn.__name__)
+def test_killed_at_random_it_ends_as_if_left_alone(train_fn):
+    """Each is killed a third of the times, in rounds of at most 6, so that no round has only kills near its end."""
+    left, total, round_number = -(-KILLS // len(TRAININGS)), 0, 0
+    while left:
+        kills = min(6, left)
+        report = check_resume(train_fn, kills=kills, seed=round_number)
+        assert report, report.message
+        left, total, round_number = left - kills, total + len(report.kills), round_number + 1
+    print(f"{train_fn.__name__}: {total} kills in {round_number} rounds, all bit-identical")
+    assert total > 0
+
+
+@pytest.mark.slow
+def test_a_training_that_cannot_be_taken_up_is_found_out():
+    report = check_resume(trainings.differs, kill_at=[12])
+    assert not report
+    assert report.variable is not None
+    assert "killed 1 times (at step 12), model/" in report.message
+    assert "differs by up to" in report.message
+
+
+def test_a_function_that_another_process_cannot_find_is_refused():
+    with pytest.raises(ValueError, match="`train_fn` must be a function of a module or script"):
+        check_resume(lambda checkpoint_dir: None)
+
+
+def test_memory_and_file_handles_stay_flat(tmp_path):
+    x, y = models.rows(64)
+    seen = []
+
+    def look(epoch, logs):
+        with open("/proc/self/statm") as file:
+            seen.append((len(os.listdir("/proc/self/fd")), int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")))
+
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=look)
+    train(models.dropout, {"x": x, "y": y, "epochs": 60, "checkpoint_interval": 1, "callbacks": [watch]}, tmp_path)
+    handles, memory = zip(*seen)
+    assert len(list(tmp_path.glob("checkpoint-*"))) <= 4
+    assert handles[-1] <= handles[10]
+    assert memory[-1] - memory[10] < 20e6  # 200 checkpoints later

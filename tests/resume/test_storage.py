@@ -1,0 +1,283 @@
+"""What is on disk is whole or not there: torn, flipped and vanished files, full and read-only disks, two writers."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import numpy as np
+import pytest
+
+from customfit import lock as lock_module
+from customfit.lock import STALE_SECONDS, DirectoryLock, DirectoryLockedError, started
+from customfit.storage import CheckpointError, CheckpointStore
+from tests.parity import models
+from tests.resume.cut import assert_same, train
+
+X, Y = models.rows(70)
+ROWS = {"x": X, "y": Y}
+
+
+def checkpoints(folder):
+    return sorted(path for path in folder.iterdir() if path.name.startswith("checkpoint-"))
+
+
+# -------------------------------------------------------------------------------------------------------- damaged files
+
+
+def tear(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", [tear, flip, os.remove], ids=["torn", "a bit flipped", "gone"])
+@pytest.mark.parametrize("pattern", ["variables.data*", "variables.index", "state.json", "manifest.json"])
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_taken(damage, pattern, tmp_path):
+    store = CheckpointStore(tmp_path, keep=3)
+    for number in range(2):
+        store.write(lambda folder: fill(folder, number))  # noqa: B023
+    newest = checkpoints(tmp_path)[-1]
+    assert store.newest()[0] == newest
+    damage(next(newest.glob(pattern)))
+    with pytest.warns(UserWarning, match="checkpoint-00000002 is damaged: .*goes on from the checkpoint before it"):
+        path, record = store.newest()
+    assert (path.name, record["number"]) == ("checkpoint-00000001", 0)
+    assert store.write(lambda folder: fill(folder, 2)).name == "checkpoint-00000003"
+    assert not list(tmp_path.glob("damaged-*"))
+
+
+def fill(folder, number, score=None, run="a"):
+    for name in ("variables.data-00000-of-00001", "variables.index"):
+        (folder / name).write_bytes(bytes(range(100)))
+    return {"number": number, "score": score, "run": run}
+
+
+def test_training_goes_on_from_the_one_before_and_ends_the_same(tmp_path):
+    train(models.dropout, {**ROWS, "max_steps": 12}, tmp_path)
+    flip(next(checkpoints(tmp_path)[-1].glob("variables.data*")))
+    with pytest.warns(UserWarning, match="variables.data-00000-of-00001 has another checksum than when it was written"):
+        taken_up = train(models.dropout, ROWS, tmp_path)
+    assert_same(taken_up, train(models.dropout, ROWS))
+
+
+def test_where_all_are_damaged_nothing_is_begun_anew_unasked(tmp_path):
+    train(models.dense, {**ROWS, "epochs": 1}, tmp_path)
+    for path in checkpoints(tmp_path):
+        tear(path / "state.json")
+    with (
+        pytest.warns(UserWarning, match="is damaged"),
+        pytest.raises(CheckpointError, match="No checkpoint in .* can be"),
+    ):
+        train(models.dense, ROWS, tmp_path)
+    train(models.dense, {**ROWS, "resume": False}, tmp_path)
+
+
+def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
+    (tmp_path / ".writing-1234").mkdir()
+    (tmp_path / ".writing-1234" / "state.json").write_text("{")
+    train(models.dense, {**ROWS, "epochs": 1}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000001"]
+
+
+# -------------------------------------------------------------------------------------------------------------- keeping
+
+
+def test_the_last_and_the_best_are_kept(tmp_path):
+    store = CheckpointStore(tmp_path, keep=2)
+    for number, score in enumerate([3.0, 1.0, None, 2.0, 5.0]):
+        store.write(lambda folder: fill(folder, number, score))  # noqa: B023
+    assert [path.name[-1] for path in checkpoints(tmp_path)] == ["2", "4", "5"]
+
+
+def test_the_best_is_by_what_early_stopping_monitors(tmp_path):
+    given = {"early_stopping": {"monitor": "val_accuracy", "patience": 9}, "checkpoint_keep": 1, "epochs": 5}
+    _, history = train(models.dense, {**ROWS, **given, "validation_data": (X, Y)}, tmp_path)
+    kept = [int(path.name[-1]) for path in checkpoints(tmp_path)]
+    best = 1 + int(np.argmax(history.history["val_accuracy"]))
+    assert kept == sorted({best, 5})
+
+
+# ---------------------------------------------------------------------------------------- full, gone, read-only
+
+
+def run_with_failing_disk(prepare, tmp_path, on_error, undo=""):
+    """Trains in a process of its own, in which `prepare` breaks the disk after two epochs. Returns its output."""
+    code = f"""
+    import os, resource, shutil, sys, warnings
+    warnings.simplefilter("always")
+    from tests.parity import models
+    from tests.resume.cut import train
+    from customfit.compat import keras
+    X, Y = models.rows(70)
+    folder = {os.fspath(tmp_path)!r}
+    def break_it(epoch, logs):
+        if epoch == 2:
+            {prepare}
+        if epoch == 4:
+            {undo or "pass"}
+    callback = keras.callbacks.LambdaCallback(on_epoch_begin=break_it)
+    model, history = train(models.dropout, dict(
+        x=X, y=Y, epochs=6, callbacks=[callback], on_checkpoint_error={on_error!r}), folder)
+    print("epochs", len(history.epoch))
+    """
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "CUDA_VISIBLE_DEVICES": "-1"}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+FULL = "resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))"
+NOT_FULL = "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.getrlimit(resource.RLIMIT_FSIZE)[1],) * 2)"
+VANISH = "shutil.rmtree(folder)"
+READ_ONLY = "os.chmod(folder, 0o555); os.getuid() == 0 and os.setresuid(65534, 65534, 0)"
+WRITABLE = "os.getresuid()[2] == 0 and os.setresuid(0, 0, 0); os.chmod(folder, 0o755)"
+
+
+@pytest.mark.parametrize(("failure", "undo"), [(FULL, NOT_FULL), (VANISH, ""), (READ_ONLY, WRITABLE)])
+@pytest.mark.slow
+def test_where_the_disk_fails_training_goes_on_or_stops_and_nothing_half_written_stays(failure, undo, tmp_path):
+    for on_error in ("warn", "raise"):
+        folder = tmp_path / on_error
+        result = run_with_failing_disk(failure, folder, on_error, undo)
+        assert "A checkpoint could not be written to" in result.stderr, result.stderr[-2000:]
+        if on_error == "warn":
+            assert "epochs 6" in result.stdout, result.stderr[-2000:]
+        else:
+            assert "CheckpointError" in result.stderr
+            assert result.returncode != 0
+        if failure == VANISH:
+            assert not folder.exists()
+            continue
+        names = [path.name for path in folder.iterdir() if path.name != "lock"]
+        assert all(name.startswith("checkpoint-") for name in names)
+        assert CheckpointStore(folder, 3).newest()[1]["progress"]
+        taken_up = train(models.dropout, {**ROWS, "epochs": 7}, folder)
+        assert_same(taken_up, train(models.dropout, {**ROWS, "epochs": 7}))
+
+
+def test_a_full_disk_is_an_error_of_ours_and_leaves_the_last_checkpoint(tmp_path):
+    """Within this process: the limit holds for what TensorFlow and Python write alike."""
+    store = CheckpointStore(tmp_path, keep=3)
+    store.write(lambda folder: fill(folder, 0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            store.write(lambda folder: fill(folder, 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000001"]
+    assert store.newest()[1]["number"] == 0
+
+
+def test_a_directory_that_vanishes_warns_or_raises(tmp_path):
+    from customfit.compat import keras
+
+    for on_error in ("warn", "raise"):
+        folder = tmp_path / on_error
+        vanish = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: shutil.rmtree(folder, ignore_errors=True))  # noqa: B023
+        given = {**ROWS, "callbacks": [vanish], "on_checkpoint_error": on_error}
+        if on_error == "warn":
+            with pytest.warns(UserWarning, match="could not be written .*Training goes on without it"):
+                assert len(train(models.dense, given, folder)[1].epoch) == 3
+        else:
+            with pytest.raises(CheckpointError, match="could not be written"):
+                train(models.dense, given, folder)
+
+
+# ----------------------------------------------------------------------------------------------------------------- lock
+
+
+def owner(**changes):
+    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": started(os.getpid()), **changes})
+
+
+def test_a_second_training_of_this_process_is_refused(tmp_path):
+    first, second = DirectoryLock(tmp_path), DirectoryLock(tmp_path)
+    first.take()
+    with pytest.raises(DirectoryLockedError, match="one training at a time.*used by another training of this process"):
+        second.take()
+    first.release()
+    second.take()
+    second.release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_process_is_refused_while_the_owner_lives_and_not_after_sigkill(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from customfit.lock import DirectoryLock;"
+        f"DirectoryLock(Path({os.fspath(tmp_path)!r})).take(); print('taken', flush=True); sys.stdin.read()"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "taken\n"
+        lock = DirectoryLock(tmp_path)
+        with pytest.raises(DirectoryLockedError, match=f"used by process {process.pid}"):
+            lock.take()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    lock.take()
+    lock.release()
+
+
+@pytest.mark.parametrize(
+    ("text", "age", "held"),
+    [
+        (owner(), 0, True),
+        (owner(started=1), 0, False),  # a process of the same number, but another one
+        (owner(pid=2**22 + 1), 0, False),
+        (owner(host="elsewhere"), STALE_SECONDS - 60, True),
+        (owner(host="elsewhere"), STALE_SECONDS + 60, False),
+        ("", 0, True),  # just being made
+        ("", 60, False),
+        ('{"pid": 1', 60, False),
+    ],
+    ids=range(8),
+)
+def test_stale_locks_are_recognised(text, age, held, tmp_path):
+    (tmp_path / "lock").write_text(text)
+    now = (tmp_path / "lock").stat().st_mtime + age
+    lock = DirectoryLock(tmp_path, clock=lambda: now)
+    if held:
+        with pytest.raises(DirectoryLockedError):
+            lock.take()
+        assert (tmp_path / "lock").read_text() == text
+    else:
+        lock.take()
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+
+
+def test_a_lock_that_somebody_else_has_taken_is_not_given_back(tmp_path):
+    lock = DirectoryLock(tmp_path)
+    lock.take()
+    (tmp_path / "lock").write_text(owner(pid=1))
+    lock.release()
+    assert (tmp_path / "lock").exists()
+
+
+def test_the_directory_is_free_after_training_however_it_ends(tmp_path):
+    from customfit.compat import keras
+
+    def fail(epoch, logs):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing = {"callbacks": [keras.callbacks.LambdaCallback(on_epoch_end=fail)]}
+        train(models.dense, {**ROWS, **failing}, tmp_path)
+    assert not (tmp_path / "lock").exists()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(models.dense, ROWS, tmp_path)
+    assert lock_module.is_alive(os.getpid())

@@ -1,0 +1,129 @@
+"""Dry runs: a try on few batches leaves nothing behind, and a plan takes no step."""
+
+import numpy as np
+import pytest
+
+from customfit import CustomTrainModel
+from customfit.compat import keras, tf
+from tests.parity import models
+from tests.parity.compare import assert_equal, compiled, train
+
+X, Y = models.rows(70)
+ROWS = {"x": X, "y": Y}
+VALIDATION = {"validation_data": (X, Y)}
+
+
+@pytest.mark.parametrize(("batches", "steps"), [(True, 1), (3, 3), (100, 5)])
+def test_fast_dev_run_is_so_many_batches_of_each_and_saves_nothing(batches, steps, tmp_path):
+    tested = []
+    callbacks = [
+        keras.callbacks.ModelCheckpoint(str(tmp_path / "model.keras")),
+        keras.callbacks.CSVLogger(str(tmp_path / "log.csv")),
+        keras.callbacks.LambdaCallback(on_train_begin=lambda logs: tested.append("heard")),
+    ]
+    given = {**ROWS, **VALIDATION, "epochs": 50, "max_time": 1e-9, "callbacks": callbacks, "fast_dev_run": batches}
+    model, history = train(models.dense, "custom_fit", {**given, "checkpoint_dir": tmp_path / "checkpoints"})
+    assert int(model.optimizer.iterations.numpy()) == steps
+    assert history.epoch == [0]
+    assert "val_loss" in history.history
+    assert tested == ["heard"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_fast_dev_run_validates_so_many_batches():
+    model, history = train(models.dense, "custom_fit", {**ROWS, **VALIDATION, "fast_dev_run": 2})
+    assert history.history["val_loss"] == [model.evaluate(X[:32], Y[:32], batch_size=16, verbose=0)[0]]
+
+
+@pytest.mark.parametrize("data", ["arrays", "dataset"])
+def test_overfit_batches_trains_on_the_first_ones_again_and_again(data):
+    rows = {**ROWS, "shuffle": True}
+    if data == "dataset":
+        rows = {"x": tf.data.Dataset.from_tensor_slices((X, Y)).batch(16), "batch_size": None}
+    ours = train(models.dropout, "custom_fit", {**rows, "epochs": 3, "overfit_batches": 2})
+    few = {"x": X[:32], "y": Y[:32], "epochs": 3, "shuffle": False}
+    assert_equal(ours, train(models.dropout, "fit", few, base=keras.Model))
+
+
+def test_sanity_validation_finds_a_mistake_before_the_first_step_and_leaves_no_trace():
+    model = compiled(models.dense)
+    with pytest.raises(Exception, match=r"shape|incompatible|dimension"):
+        model.custom_fit(X, Y, validation_data=(X[:, :5], Y), sanity_validation=1, verbose=0)
+    assert int(model.optimizer.iterations.numpy()) == 0
+    tested = []
+    listener = keras.callbacks.LambdaCallback()
+    listener.on_test_begin = lambda logs=None: tested.append(True)
+    given = {**ROWS, **VALIDATION}
+    ours = train(models.dropout, "custom_fit", {**given, "sanity_validation": 2, "callbacks": [listener]})
+    assert_equal(ours, train(models.dropout, "custom_fit", given))
+    assert len(tested) == 3  # after each epoch
+
+
+@pytest.mark.parametrize("dataset", [False, True])
+def test_a_plan_counts_and_takes_no_step(dataset, tmp_path, capsys):
+    model = compiled(models.dense, optimizer="adam")
+    weights = model.get_weights()
+    rows = {"x": X, "y": Y, "batch_size": 16}
+    if dataset:
+        rows = {"x": tf.data.Dataset.from_tensor_slices((X, Y)).filter(lambda x, y: True).batch(16)}
+    given = {**rows, **VALIDATION, "epochs": 6, "validation_freq": 2, "checkpoint_dir": tmp_path}
+    plan = model.custom_fit(**given, plan=True)
+    assert (plan.epochs, plan.validations, plan.checkpoints) == (6, 3, 6)
+    assert plan.steps == plan.updates == (None if dataset else 30)
+    size = 4 * sum(weight.size for weight in weights)
+    assert plan.parameter_bytes == plan.gradient_bytes == size
+    assert plan.optimizer_bytes == 2 * size  # Adam's
+    assert plan.data_bytes == (None if dataset else 70 * 8 * 4 + Y.nbytes)
+    assert plan.conflicts == ()
+    printed = capsys.readouterr().out
+    assert "validations 3" in printed
+    assert ("updates     not known before" if dataset else "updates     30") in printed
+    assert all(np.array_equal(mine, before) for mine, before in zip(model.get_weights(), weights))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_counts_by_intervals_and_limits(tmp_path):
+    given = {**ROWS, **VALIDATION, "batch_size": 16, "epochs": 6, "max_steps": 23, "validation_interval": 5}
+    plan = compiled(models.dense).custom_fit(**given, checkpoint_dir=tmp_path, checkpoint_interval=10, plan=True)
+    assert (plan.epochs, plan.steps, plan.validations, plan.checkpoints) == (5, 23, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "conflict"),
+    [
+        ({"max_steps": 100}, "max_steps=100 is never reached: there are 10 steps"),
+        ({"validation_interval": 11, **VALIDATION}, "validation_interval=11 is never reached"),
+        ({"validation_freq": 3, **VALIDATION}, "validation_freq=3 is never reached: there are 2 epochs"),
+        ({"early_stopping": 2}, "early_stopping waits for 2 epochs, and there are 2"),
+        ({"checkpoint_interval": 5}, "checkpoint_interval=5 does nothing without checkpoint_dir"),
+        (
+            {"callbacks": [keras.callbacks.ReduceLROnPlateau(monitor="val_loss")]},
+            "ReduceLROnPlateau monitors val_loss, and there is no validation data",
+        ),
+    ],
+)
+def test_a_plan_names_options_that_conflict(arguments, conflict, capsys):
+    plan = compiled(models.dense).custom_fit(X, Y, batch_size=16, epochs=2, plan=True, **arguments)
+    assert any(conflict in line for line in plan.conflicts)
+    assert f"! {conflict}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fast_dev_run": 0.5}, "`fast_dev_run` must be True, False or a positive number of batches"),
+        ({"fast_dev_run": -1}, "`fast_dev_run` must be"),
+        ({"overfit_batches": 0}, "`overfit_batches` must be a number of batches, 1 or more"),
+        ({"sanity_validation": -1}, "`sanity_validation` must be a number of batches, 0 or more"),
+        ({"fast_dev_run": True, "overfit_batches": 2}, "At most one of `fast_dev_run` and `overfit_batches`"),
+        (
+            {"overfit_batches": 2, "checkpoint_dir": "unused"},
+            "`overfit_batches` must not be used with `checkpoint_dir`",
+        ),
+    ],
+)
+def test_wrong_options(arguments, message):
+    model = models.dense(CustomTrainModel)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match=message):
+        model.custom_fit(X, Y, verbose=0, **arguments)
