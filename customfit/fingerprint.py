@@ -22,15 +22,13 @@ def fingerprint(model: keras.Model, data: Any, options: dict) -> dict:
         What JSON can hold.
     """
     optimizers = [_config(optimizer) for optimizer in optimizers_of(model)]
-    clip = getattr(model, "gradient_clip", None)
     return as_json(
         {
             "Keras": compat.GENERATION,
             "loss": _named(getattr(model, "loss", None)),
             "optimizer": [config for config, _ in optimizers],
             "learning rate": [rate for _, rates in optimizers for rate in rates],
-            "clip": None if clip is None else {clip.option: clip.value},
-            "gradient_accumulation_steps": getattr(model, "gradient_accumulation_steps", None),
+            "gradients": model.gradient_pipeline.get_config(),
             "data": None if data is None else data.describe(),
             **options,
         }
