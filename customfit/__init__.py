@@ -4,6 +4,7 @@ from customfit import callbacks, clipping, testing
 from customfit._version import __version__
 from customfit.mixin import CustomTrainMixin
 from customfit.model import CustomTrainModel, CustomTrainSequential
+from customfit.optimizers import OptimizerGroups
 from customfit.session import TrainingSession
 from customfit.stopping import EarlyStopping
 
@@ -12,6 +13,7 @@ __all__ = [
     "CustomTrainModel",
     "CustomTrainSequential",
     "EarlyStopping",
+    "OptimizerGroups",
     "TrainingSession",
     "__version__",
     "callbacks",

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "customfit"
 LAYERS = [
     {"compat", "_version"},
     {"layers"},
-    {"clipping"},
+    {"clipping", "optimizers"},
     {"gradients", "data", "stopping", "pace"},
     {"graph", "callbacks"},
     {"xla"},
