@@ -5,6 +5,7 @@ from customfit._version import __version__
 from customfit.mixin import CustomTrainMixin
 from customfit.model import CustomTrainModel, CustomTrainSequential
 from customfit.nonfinite import NonFiniteError
+from customfit.optimizers import OptimizerGroups
 from customfit.session import TrainingSession
 from customfit.stopping import EarlyStopping
 
@@ -14,6 +15,7 @@ __all__ = [
     "CustomTrainSequential",
     "EarlyStopping",
     "NonFiniteError",
+    "OptimizerGroups",
     "TrainingSession",
     "__version__",
     "callbacks",

@@ -147,6 +147,15 @@ def variables_of_optimizer(optimizer) -> list:
     return list(variables() if callable(variables) else variables)
 
 
+def optimizer_arguments(name: str) -> dict:
+    """What `keras.optimizers.Optimizer.__init__` of this generation must be given by a subclass without a rate."""
+    return {"name": name, "learning_rate": 0.0} if IS_KERAS_3 else {"name": name}
+
+
+# What `tf.is_tensor` goes by, and with it Keras 2 when it reads a learning rate. TensorFlow exports it to Keras alone.
+TensorType = tf.__internal__.types.Tensor
+
+
 def build_optimizer(model) -> None:
     """Makes the optimizer's variables, as `fit` of Keras 3 does: a step whose first trace makes some is traced twice.
 

@@ -16,6 +16,7 @@ from customfit.dryrun import DryRun
 from customfit.evaluation import Evaluation
 from customfit.gradients import GradientPipeline
 from customfit.loop import run_epochs
+from customfit.optimizers import as_optimizer
 from customfit.session import TrainingSession
 
 
@@ -61,7 +62,8 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         All of it holds under `fit()` and `custom_fit()` alike. At most one of the clipping options may be set.
 
         Args:
-            *args: As in `keras.Model.compile`.
+            *args: As in `keras.Model.compile`. `optimizer` may also be a dict of optimizers by layer, or a list of
+                `(pattern, optimizer)`: see `OptimizerGroups`.
             clipvalue: Clips each element of each gradient to `[-clipvalue, clipvalue]`.
             clipnorm: Clips each variable's gradient to this L2 norm.
             global_clipnorm: Clips all gradients together to this L2 norm.
@@ -105,6 +107,10 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         )
         _check_metric_names(kwargs.get("metrics"))
         _check_metric_names(kwargs.get("weighted_metrics"))
+        if args:
+            args = (as_optimizer(args[0], self), *args[1:])
+        elif "optimizer" in kwargs:
+            kwargs["optimizer"] = as_optimizer(kwargs["optimizer"], self)
         super().compile(*args, **compat.compile_options(kwargs))
         check_no_other_clip(clip, self.optimizer)
         pipeline.check_optimizer(self.optimizer)

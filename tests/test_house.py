@@ -15,7 +15,7 @@ PACKAGE = ROOT / "customfit"
 LAYERS = [
     {"compat", "_version"},
     {"layers"},
-    {"clipping"},
+    {"clipping", "optimizers"},
     {"replicas"},
     {"accumulation", "gradient_metrics", "debug"},
     {"nonfinite"},

@@ -212,7 +212,8 @@ def check_no_other_clip(clip: Clip | None, optimizer: Any) -> None:
                 f"`{clip.option}` must not be set beside an optimizer that clips by itself: take one of the two away. "
                 f"Received: {clip.option}={clip.value} and an optimizer of {option}={value}"
             )
-    for inner in [getattr(optimizer, "inner_optimizer", None), *getattr(optimizer, "optimizers", [])]:
+    groups = [*getattr(optimizer, "groups", {}).values(), *getattr(optimizer, "optimizers", [])]  # ours, and Keras's
+    for inner in [getattr(optimizer, "inner_optimizer", None), *groups]:
         check_no_other_clip(clip, inner)
 
 
