@@ -519,6 +519,11 @@ def callback_state(callback) -> dict | None:
 
 def set_callback_state(callback, state: dict) -> None:
     """Has one of Keras's own callbacks remember what `callback_state` gave."""
+    if state.get("best") is not None and getattr(callback, "monitor_op", True) is None:
+        # Keras 3 finds out in the first epoch which way is better, and older releases then forget the best value.
+        find_out = getattr(callback, "_set_monitor_op", None)
+        if find_out is not None:
+            find_out()
     for name, value in state.items():
         setattr(callback, name, value)
 

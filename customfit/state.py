@@ -94,7 +94,7 @@ class TrainingState:
         tensors = read_tensors(folder / VARIABLES)
         named = dict(record["variables"])
         variables = variables_of(self._model)
-        if missing(named, variables):
+        if any(name not in variables and not name.startswith("op/") for name in named):
             spec = unpack(record["batch"], tensors) if self.batch_spec is None else self.batch_spec
             compiled_steps(self._model).train.build(spec)
             variables = variables_of(self._model)

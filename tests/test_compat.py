@@ -219,9 +219,19 @@ def test_counted_random_ops_draw_what_the_ops_themselves_draw(name, draw):
 
 
 def test_what_callbacks_of_keras_remember_has_the_names_that_it_had():
-    stopping = keras.callbacks.EarlyStopping()
+    model = models.dense(keras.Model)
+    stopping = keras.callbacks.EarlyStopping(restore_best_weights=True)
+    stopping.set_model(model)
     stopping.on_train_begin()
-    assert {"wait", "stopped_epoch", "best", "best_weights", "best_epoch"} == set(compat.callback_state(stopping))
+    stopping.on_epoch_end(0, {"val_loss": 0.5})
+    state = compat.callback_state(stopping)
+    assert {"wait", "stopped_epoch", "best", "best_weights", "best_epoch"} == set(state)
+    fresh = keras.callbacks.EarlyStopping(restore_best_weights=True)
+    fresh.set_model(model)
+    fresh.on_train_begin()
+    compat.set_callback_state(fresh, state)
+    fresh.on_epoch_end(1, {"val_loss": 0.7})
+    assert (fresh.best, fresh.best_epoch) == (0.5, 0)
     plateau = keras.callbacks.ReduceLROnPlateau()
     plateau.on_train_begin()
     assert {"wait", "best", "cooldown_counter"} == set(compat.callback_state(plateau))

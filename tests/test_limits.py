@@ -64,7 +64,7 @@ def test_wrong_limits_are_refused_before_the_first_step(wrong):
 
 
 @pytest.mark.parametrize("steps", [1, 4, 6, 9])
-@pytest.mark.parametrize("data", ["arrays", "dataset"])
+@pytest.mark.parametrize("data", ["arrays", pytest.param("dataset", marks=pytest.mark.slow)])
 def test_max_steps_ends_after_exactly_so_many(steps, data):
     """Also in the middle of a block, of an epoch, at an epoch's end."""
     arguments = {"x": X, "y": Y, "shuffle": True, "epochs": 50}

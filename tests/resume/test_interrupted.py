@@ -35,7 +35,7 @@ class Interrupts(keras.callbacks.Callback):
         setattr(self, hook, send)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 @pytest.mark.parametrize(
     ("hook", "times"),
     [

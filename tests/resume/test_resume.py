@@ -14,21 +14,27 @@ X, Y = models.rows(70)  # 5 steps of 16 an epoch, the last of 6
 ROWS = {"x": X, "y": Y}
 VALIDATION = {"validation_data": (X[:40], Y[:40])}
 supports = pytest.mark.supports
+slow = pytest.mark.slow
+
+
+def some(first, *others):
+    """The first case in each run, the others where slow tests run."""
+    return [first, *(pytest.param(other, marks=slow) for other in others)]
 
 
 @supports("Resume", "arrays, shuffled: cut off at any step", fit="no")
-@pytest.mark.parametrize("cut", [1, 4, 5, 6, 10, 14])
+@pytest.mark.parametrize("cut", some(6, 1, 4, 5, 10, 14))
 def test_cut_off_at_any_step(cut, tmp_path):
     assert_resumes(models.dropout, {**ROWS, **VALIDATION}, tmp_path, cuts=[cut])
 
 
-@pytest.mark.parametrize("interval", [1, 4, 0.0001, "00:10:00"])
+@pytest.mark.parametrize("interval", some(4, 1, 0.0001, "00:10:00"))
 def test_whatever_the_interval(interval, tmp_path):
     assert_resumes(models.dropout, {**ROWS, **VALIDATION}, tmp_path, interval=interval)
 
 
 @supports("Resume", "dropout, also Keras 2's without a seed; batch normalisation; subclassed models", fit="no")
-@pytest.mark.parametrize("build", [models.batch_norm, models.subclassed, models.two_inputs])
+@pytest.mark.parametrize("build", some(models.subclassed, models.batch_norm, models.two_inputs))
 def test_models(build, tmp_path):
     x = {"left": X[:, :4], "right": X[:, 4:]} if build is models.two_inputs else X
     assert_resumes(build, {"x": x, "y": Y}, tmp_path)
@@ -88,17 +94,18 @@ def test_checkpoints_change_no_number_that_is_drawn(tmp_path):
 @supports("Resume", "optimizers with slots, schedules, EMA; several optimizers", fit="no")
 @pytest.mark.parametrize(
     "optimizer",
-    [
+    some(
         lambda: keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(0.01, 10), weight_decay=0.1),
         lambda: keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=4),
         lambda: keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5),
-    ],
+    ),
     ids=["schedule", "ema", "ema at the end"],
 )
 def test_optimizers(optimizer, tmp_path):
     assert_resumes(models.dense, ROWS, tmp_path, optimizer=optimizer)
 
 
+@slow
 @pytest.mark.skipif(not hasattr(keras.optimizers, "legacy") or compat.IS_KERAS_3, reason="Keras 2 only")
 def test_legacy_optimizers(tmp_path):
     assert_resumes(models.dense, ROWS, tmp_path, optimizer=lambda: keras.optimizers.legacy.Adam())
@@ -127,6 +134,7 @@ def test_mixed_precision(tmp_path):
         keras.mixed_precision.set_global_policy("float32")
 
 
+@slow
 def test_several_optimizers(tmp_path):
     def build(base):
         class Two(base):
@@ -153,6 +161,7 @@ def test_eager(tmp_path):
     assert_resumes(models.dropout, ROWS, tmp_path, run_eagerly=True)
 
 
+@slow
 def test_a_callback_that_hears_each_step(tmp_path):
     listens = lambda: keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None)
     given = lambda: {**ROWS, "callbacks": [listens()]}
@@ -184,13 +193,14 @@ def dataset(shuffle=False, repeat=False, filtered=False, noisy=False):
 @supports("Resume", "`tf.data`: by the iterator's state, else by reading again", fit="no")
 @pytest.mark.parametrize(
     "options",
-    [{}, {"shuffle": True}, {"filtered": True}, {"shuffle": True, "repeat": True}, {"noisy": True}],
+    some({"shuffle": True, "repeat": True}, {}, {"shuffle": True}, {"filtered": True}, {"noisy": True}),
     ids=lambda options: "+".join(options) or "plain",
 )
 def test_datasets(options, tmp_path):
     assert_resumes(models.dropout, dataset(**options), tmp_path)
 
 
+@slow
 def test_a_dataset_with_a_state_of_its_own_says_what_it_costs(tmp_path):
     train(models.dense, lambda: {**dataset(noisy=True)(), "max_steps": 8}, tmp_path)
     with pytest.warns(UserWarning, match="cannot be taken up where it was: 3 batches are read again"):
@@ -230,6 +240,7 @@ def test_a_sequence_that_changes_each_epoch(tmp_path):
     assert_resumes(models.dropout, lambda: {"x": Batches(), "shuffle": False, "batch_size": None}, tmp_path)
 
 
+@slow
 def test_an_iterable_of_batches(tmp_path):
     batches = [(X[begin : begin + 16], Y[begin : begin + 16]) for begin in range(0, 64, 16)]
     assert_resumes(models.dropout, lambda: {"x": iter_again(batches), "batch_size": None}, tmp_path)
@@ -246,6 +257,7 @@ class iter_again:  # noqa: N801
         return len(self.batches)
 
 
+@slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -264,7 +276,7 @@ def test_ways_of_arrays(arguments, tmp_path):
 
 
 @supports("Resume", "early stopping, ReduceLROnPlateau, ModelCheckpoint, schedules, History", fit="no")
-@pytest.mark.parametrize("own", [True, False], ids=["ours", "Keras's"])
+@pytest.mark.parametrize("own", some(True, False), ids=["ours", "Keras's"])
 def test_early_stopping_remembers(own, tmp_path):
     def given():
         options = dict(monitor="val_loss", mode="max", patience=3)  # the loss falls: the first epoch stays the best
@@ -279,6 +291,7 @@ def test_early_stopping_remembers(own, tmp_path):
     assert_same(again, (model, history))  # it has stopped for good
 
 
+@slow
 def test_callbacks_of_keras_remember(tmp_path):
     def given():
         folder = tmp_path / "best"
@@ -345,6 +358,7 @@ def test_validation_by_steps_is_taken_up(tmp_path):
     assert_resumes(models.dropout, given, tmp_path, cuts=[3, 4, 9])
 
 
+@slow
 def test_lines_count_on(tmp_path, capsys):
     given = lambda steps: {**ROWS, "log_every": 4, "max_steps": steps}
     train(models.dense, given(7), tmp_path)
@@ -404,6 +418,7 @@ def test_without_a_global_seed_one_is_drawn_and_kept(tmp_path):
     assert_same(*ends)
 
 
+@slow
 def test_resume_true_and_false(tmp_path):
     from customfit.storage import CheckpointError
 
