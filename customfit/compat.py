@@ -78,11 +78,6 @@ def origin(tensor) -> tuple[Any, list]:
     return layer, list(node.input_tensors if IS_KERAS_3 else node.keras_inputs)
 
 
-def is_variable(item: Any) -> bool:
-    """Whether it is a variable such as a layer's weights are."""
-    return isinstance(item, (tf.Variable, keras.Variable) if IS_KERAS_3 else tf.Variable)
-
-
 def is_functional_call(args: tuple, kwargs: dict) -> bool:
     """Whether `keras.Model(*args, **kwargs)` asks for a functional model, by the rule that Keras documents."""
     return len(args) == 2 or ("outputs" in kwargs and (len(args) == 1 or "inputs" in kwargs))

@@ -68,7 +68,7 @@ def _outputs_of(layer: Any) -> list:
 def _attributes(model: Any) -> dict[str, list]:
     """What the model's own attributes hold of layers and variables, by the attribute's name."""
     held = {
-        name: [item for item in _items(value) if _is_layer(item) or compat.is_variable(item)]
+        name: [item for item in _items(value) if _is_layer(item) or _is_variable(item)]
         for name, value in vars(model).items()
         if not name.startswith("_")
     }
@@ -79,6 +79,11 @@ def _items(value: Any) -> list:
     if isinstance(value, Mapping):
         return list(value.values())
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _is_variable(item: Any) -> bool:
+    """Of TensorFlow or Keras 3, whose exported class is not always that of its variables."""
+    return callable(getattr(item, "assign", None)) and hasattr(item, "trainable")
 
 
 def _is_layer(item: Any) -> bool:

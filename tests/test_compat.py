@@ -44,13 +44,6 @@ def test_a_functional_model_s_tensors_know_where_they_come_from():
     assert compat.origin(inputs)[1] == []
 
 
-def test_a_layer_s_weights_are_variables():
-    layer = keras.layers.Dense(1)
-    layer.build((None, 1))
-    assert all(compat.is_variable(weight) for weight in layer.weights)
-    assert not compat.is_variable(layer)
-
-
 def test_private_names_of_models_are_there():
     model = models.dense(CustomTrainModel)
     assert not compat.is_compiled(model)

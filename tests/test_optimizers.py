@@ -71,7 +71,8 @@ def by_hand(encoder_optimizer, head_optimizer):
 
 GROUPINGS = {
     "layers": lambda encoder, head: {"encoder": encoder, "head": head},
-    "deep": lambda encoder, head: {"head": head, "encoder": encoder},
+    "reversed": lambda encoder, head: {"head": head, "encoder": encoder},
+    "deep": lambda encoder, head: {"dense": encoder, "embedding": type(encoder)(0.01), "head": head},
     "patterns": lambda encoder, head: [("^embedding|^dense|^encoder/", encoder), ("^head", head)],
 }
 
@@ -89,7 +90,7 @@ def test_it_is_to_the_bit_a_step_by_hand_with_two_optimizers(method, options):
             np.testing.assert_allclose(mine, its, rtol=1e-4, atol=1e-6)
     else:
         assert_same(ours, by)
-    assert int(ours.optimizer.iterations) == 10
+    assert ours.optimizer.iterations.numpy() == 10
 
 
 @pytest.mark.parametrize("grouping", GROUPINGS)
@@ -183,7 +184,7 @@ def test_under_mixed_float16_keras_scales_the_loss_of_the_groups(method):
         keras.mixed_precision.set_global_policy("float32")
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
     assert all(np.abs(new - old).max() > 1e-4 for new, old in zip(model.get_weights(), before))
-    done = {int(optimizer.iterations) for optimizer in groups.groups.values()}
+    done = {int(optimizer.iterations.numpy()) for optimizer in groups.groups.values()}
     assert len(done) == 1
 
 
@@ -401,15 +402,24 @@ def test_a_saved_model_goes_on_to_the_bit(kind, tmp_path):
     ]
 
 
-def test_a_checkpoint_of_tensorflow_s_brings_the_groups_state_back(tmp_path):
-    model, other = grouped(), grouped()
+def come_back(optimizer, path):
+    """Whether two more epochs, after a checkpoint is read into a new model, end where they do without."""
+    model, other = make(), make()
+    for one in (model, other):
+        one.compile(optimizer(), "mse")
+        one.optimizer.build(one.trainable_variables)
     train(model)
-    path = tf.train.Checkpoint(model=model).write(str(tmp_path / "checkpoint"))
-    other.optimizer.build(other.trainable_variables)
-    tf.train.Checkpoint(model=other).read(path)
+    tf.train.Checkpoint(model=other).read(tf.train.Checkpoint(model=model).write(str(path)))
     for one in (model, other):
         train(one)
-    assert_same(model, other)
+    return all(np.array_equal(mine, its) for mine, its in zip(model.get_weights(), other.get_weights()))
+
+
+def test_a_checkpoint_of_tensorflow_s_brings_the_groups_state_back(tmp_path):
+    if not come_back(lambda: Adam(0.01), tmp_path / "plain"):
+        pytest.skip("not even a plain optimizer of this Keras comes back: 3.0's do not")
+    groups = lambda: {"encoder": Adam(0.01), "head": SGD(0.1, momentum=0.9)}
+    assert come_back(groups, tmp_path / "groups")
 
 
 def test_the_state_can_be_set_as_arrays():
