@@ -160,7 +160,8 @@ def build_optimizer(model) -> None:
     made_of_layers: Any = (functional_class(), keras.Sequential)
     all_there = isinstance(model, made_of_layers) and model.built
     if all_there and not getattr(optimizer, "built", True):
-        optimizer.build(model.trainable_variables)
+        with model.distribute_strategy.scope():
+            optimizer.build(model.trainable_variables)
 
 
 def free_memory() -> float:

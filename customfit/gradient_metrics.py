@@ -28,7 +28,8 @@ class GradientMetrics:
 
     Attributes:
         layers: Whether each variable is measured as well: `callbacks.GradientHealth` asks for it.
-        variables: The sums.
+        of_epoch: The sums over an epoch.
+        variables: These, and those by variable.
     """
 
     def __init__(self, names: Sequence[str]):
@@ -38,6 +39,7 @@ class GradientMetrics:
                 raise ValueError(f"`gradient_metrics` must be some of {', '.join(NAMES)}. Received: {name!r}")
         self.layers = False
         self.variables: list[tf.Variable] = []
+        self.of_epoch: list[tf.Variable] = []
         self.measured: list[Any] = []  # the variables that `layer_sums` has a row for each
 
     def __bool__(self) -> bool:
@@ -45,10 +47,11 @@ class GradientMetrics:
 
     def build(self, variables: Sequence[Any]) -> None:
         """Makes the sums."""
-        if not self.variables:
+        if self.names and not self.of_epoch:
             self._sums = replicas.variable(tf.zeros(len(NAMES)), "gradient_metric_sums")
             self._updates = replicas.variable(0.0, "gradient_metric_updates")
-            self.variables = [self._sums, self._updates]
+            self.of_epoch = [self._sums, self._updates]
+            self.variables += self.of_epoch
         if self.layers and not self.measured:
             self.measured = list(variables)
             self.layer_sums = replicas.variable(tf.zeros([len(variables), len(LAYER_COLUMNS)]), "layer_sums")
@@ -56,7 +59,7 @@ class GradientMetrics:
 
     def reset(self) -> None:
         """Sets the sums to zero, as at the beginning of an epoch."""
-        for variable in self.variables[:2]:  # not those of layers, which validation at an epoch's end must not wipe out
+        for variable in self.of_epoch:  # not those of layers, which validation at an epoch's end must not wipe out
             variable.assign(tf.zeros_like(variable))
 
     def reset_layers(self) -> None:
@@ -74,7 +77,7 @@ class GradientMetrics:
 
     def results(self) -> dict[str, tf.Tensor]:
         """The metrics so far in this epoch, by name."""
-        if not self.names or not self.variables:
+        if not self.of_epoch:
             return {}
         means = tf.math.divide_no_nan(self._sums, self._updates)
         values = {name: means[NAMES.index(name)] for name in self.names}
@@ -85,7 +88,7 @@ class GradientMetrics:
     @property
     def has_results(self) -> bool:
         """Whether any update has been measured in this epoch. It waits for the device."""
-        return bool(self.names) and bool(self.variables) and bool(tf.reduce_any(self._sums.read_value() != 0))
+        return bool(self.of_epoch) and bool(tf.reduce_any(self._sums.read_value() != 0))
 
     def count_skipped(self, skipped: tf.Tensor) -> None:
         """Counts a step that changed nothing."""

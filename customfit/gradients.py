@@ -83,7 +83,8 @@ class GradientPipeline:
         key = (id(optimizer), *map(id, variables))
         if key not in self._updates:
             with tf.init_scope():
-                self.guard.build()
+                if self.guard.policy or compat.has_dynamic_scale(optimizer):
+                    self.guard.build()
                 self._updates[key] = Update(self, model, list(variables), optimizer)
         with tf.init_scope():
             self.metrics.build(variables)

@@ -417,7 +417,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             y,
             sample_weight,
             batch_size=batch_size,
-            shuffle=shuffle and not overfit_batches,
+            shuffle=False if overfit_batches else shuffle,
             steps_per_epoch=steps_per_epoch,
             epochs=epochs - initial_epoch,
             class_weight=class_weight,

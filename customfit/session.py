@@ -138,8 +138,8 @@ class TrainingSession:
         own += [self._stopping] if self._stopping is not None else []
         self.callbacks = make_callback_list(model, callbacks, own, verbose, epochs, steps_per_epoch)
         self._hooks = BatchHooks(self.callbacks, "train")
-        compat.build_optimizer(model)
         self._train_step = compiled_steps(model, counts_randomness=checkpoints is not None).train
+        compat.build_optimizer(model)
         model.gradient_pipeline.prepare(model)
         evaluation = Evaluation(model, self.callbacks, progress=False)
         self._validation = Validation(evaluation, validation_sources, validation_freq, validation_interval)

@@ -97,7 +97,7 @@ class KeptValues:
 
 def metric_variables(model: keras.Model) -> list:
     """The variables of all the model's metrics, those of gradients among them."""
-    of_gradients = model.gradient_pipeline.metrics.variables
+    of_gradients = model.gradient_pipeline.metrics.of_epoch
     return [*(variable for metric in model.metrics for variable in metric.variables), *of_gradients]
 
 
