@@ -101,6 +101,11 @@ class Resumption:
         """Whether one is due after an epoch."""
         return self._checkpointer is not None and self._checkpointer.due_after_epoch()
 
+    @property
+    def saves(self) -> bool:
+        """Whether checkpoints are made."""
+        return self._checkpointer is not None
+
     def save(self, progress: Progress, logs: dict) -> None:
         """Makes a checkpoint.
 

@@ -459,7 +459,7 @@ class TrainingSession:
     def _save(self, logs: dict | None = None) -> None:
         """Makes a checkpoint of this moment: within an epoch, or after one."""
         after_limit = self._limit is not None and not self._in_epoch  # the epoch stays open: a later call may go on
-        if self.epoch is None or after_limit:
+        if self.epoch is None or after_limit or not self._resumption.saves:
             return
         progress = Progress(
             epoch=self.epoch if self._in_epoch else self.epoch + 1,
