@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import logging
 import math
-import numbers
 import os
 import random
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from customfit import compat
+from customfit.arguments import is_count
 from customfit.compat import tf
 from customfit.fingerprint import differences
 from customfit.limits import seconds_of
@@ -59,7 +59,7 @@ class Checkpointer:
     ):
         if not isinstance(directory, (str, os.PathLike)) or not os.fspath(directory):
             raise ValueError(f"`checkpoint_dir` must be a path. Received: checkpoint_dir={directory!r}")
-        if isinstance(keep, bool) or not isinstance(keep, numbers.Integral) or int(keep) < 1:
+        if not is_count(keep, 1):
             raise ValueError(f"`checkpoint_keep` must be a positive integer. Received: checkpoint_keep={keep!r}")
         if not (resume == "auto" or isinstance(resume, bool)):
             raise ValueError(f'`resume` must be "auto", True or False. Received: resume={resume!r}')
@@ -224,7 +224,7 @@ def _interval(interval: Any) -> tuple[int | None, float | None]:
     """An interval in steps, and one in seconds; both are `None` for "epoch"."""
     if interval == "epoch":
         return None, None
-    if isinstance(interval, numbers.Integral) and not isinstance(interval, bool) and int(interval) >= 1:
+    if is_count(interval, 1):
         return int(interval), None
     if isinstance(interval, (float, datetime.timedelta)) or (isinstance(interval, str) and ":" in interval):
         return None, seconds_of("checkpoint_interval", interval)

@@ -295,12 +295,8 @@ def step_state(model) -> list:
     trainable = {id(variable) for variable in model.trainable_variables}
     variables = [variable for variable in model.variables if id(variable) not in trainable]
     variables += [variable for metric in model.metrics for variable in metric.variables]
-    return list({id(variable): variable for variable in native_variables(variables)}.values())
-
-
-def native_variables(variables) -> list:
-    """The `tf.Variable`s of Keras's variables, which in Keras 2 they are themselves."""
-    return [variable.value if IS_KERAS_3 else variable for variable in variables]
+    native = [tf_variable(variable) for variable in variables]
+    return list({id(variable): variable for variable in native}.values())
 
 
 def divides_loss_by_replicas() -> bool:

@@ -81,7 +81,7 @@ def replay(path: Any, model: keras.Model | None = None) -> dict:
 
 
 def _state(model: Any) -> list:
-    return [*compat.native_variables(model.trainable_variables), *compat.step_state(model)]
+    return [*map(compat.tf_variable, model.trainable_variables), *compat.step_state(model)]
 
 
 def _described(batch: Any, count: Iterator[int] | None = None) -> Any:

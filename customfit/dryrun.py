@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import numbers
 from typing import Any
 
+from customfit.arguments import is_count, listed
 from customfit.compat import keras
 from customfit.data import FirstBatches, Source
 
@@ -34,9 +34,9 @@ class DryRun:
     def __post_init__(self) -> None:
         for name, least in (("overfit_batches", 1), ("sanity_validation", 0)):
             value = getattr(self, name)
-            if value is not None and not _is_count(value, least):
+            if value is not None and not is_count(value, least):
                 raise ValueError(f"`{name}` must be a number of batches, {least} or more. Received: {name}={value!r}")
-        if not (isinstance(self.fast_dev_run, bool) or _is_count(self.fast_dev_run, 1)):
+        if not (isinstance(self.fast_dev_run, bool) or is_count(self.fast_dev_run, 1)):
             raise ValueError(
                 "`fast_dev_run` must be True, False or a positive number of batches. Received: "
                 f"fast_dev_run={self.fast_dev_run!r}"
@@ -82,10 +82,5 @@ class DryRun:
         """The callbacks that may take part: all, but in `fast_dev_run` those that save."""
         if not self.fast_dev_run or callbacks is None or isinstance(callbacks, keras.callbacks.CallbackList):
             return callbacks
-        given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
         saving = tuple(getattr(keras.callbacks, name) for name in _SAVING)
-        return [callback for callback in given if not isinstance(callback, saving)]
-
-
-def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least
+        return [callback for callback in listed(callbacks) if not isinstance(callback, saving)]

@@ -12,6 +12,7 @@ import time
 from typing import Any, Callable
 
 from customfit import compat
+from customfit.arguments import listed
 from customfit.callbacks import LogEvery, Throughput
 from customfit.compat import keras
 from customfit.data import Block
@@ -138,9 +139,8 @@ def make_callback_list(
             callback.set_model(model)
             callbacks.callbacks.append(callback)
         return callbacks
-    given = [] if callbacks is None else callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
     return keras.callbacks.CallbackList(
-        [*given, *own],
+        [*listed(callbacks), *own],
         add_history=True,
         add_progbar=verbose != 0,
         model=model,

@@ -9,6 +9,8 @@ import re
 import time
 from typing import Any, Callable
 
+from customfit.arguments import is_count
+
 
 class Limits:
     """Says how many steps may still run, and why training ends when none may.
@@ -25,9 +27,7 @@ class Limits:
     """
 
     def __init__(self, max_steps: Any = None, max_time: Any = None, clock: Callable[[], float] = time.monotonic):
-        if max_steps is not None and (
-            isinstance(max_steps, bool) or not isinstance(max_steps, numbers.Integral) or max_steps < 1
-        ):
+        if max_steps is not None and not is_count(max_steps, 1):
             raise ValueError(f"`max_steps` must be a positive number of steps. Received: max_steps={max_steps!r}")
         self.max_steps = None if max_steps is None else int(max_steps)
         self.max_seconds = None if max_time is None else seconds_of("max_time", max_time)

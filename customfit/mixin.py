@@ -7,6 +7,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, Callable
 
 from customfit import compat
+from customfit.arguments import listed
 from customfit.callbacks.gradient_events import GradientEvents
 from customfit.checkpoint import Checkpointer
 from customfit.clipping import Clip, Gradient, check_no_other_clip
@@ -37,7 +38,6 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
     ```
     """
 
-    gradient_clip: Clip | None = None
     gradient_pipeline = GradientPipeline()
     jit_compile_is_auto = True
     _compiled_steps = None
@@ -114,7 +114,6 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         super().compile(*args, **compat.compile_options(kwargs))
         check_no_other_clip(clip, self.optimizer)
         pipeline.check_optimizer(self.optimizer)
-        self.gradient_clip = clip
         self.gradient_pipeline = pipeline
         self.jit_compile_is_auto = kwargs.get("jit_compile", "auto") == "auto"
         self._compiled_steps = None
@@ -219,6 +218,11 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         return gradients
 
     @property
+    def gradient_clip(self) -> Clip | None:
+        """The clip that `compile()` asks for, or `None`."""
+        return self.gradient_pipeline.clip
+
+    @property
     def changes_gradients(self) -> bool:
         """Whether gradients are clipped, or `transform_gradients` is overridden."""
         return (
@@ -268,8 +272,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             events.set_model(self)
             callbacks.callbacks.insert(0, events)
         else:
-            given = callbacks if isinstance(callbacks, (list, tuple)) else [] if callbacks is None else [callbacks]
-            arguments["callbacks"] = [events, *given]
+            arguments["callbacks"] = [events, *listed(callbacks)]
         try:
             return super().fit(**arguments)
         finally:

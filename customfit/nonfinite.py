@@ -15,6 +15,7 @@ from typing import Any
 from customfit import compat, debug, replicas
 from customfit.clipping import Gradient
 from customfit.compat import tf
+from customfit.kept import KeptValues
 
 POLICIES = (None, "skip", "raise", "stop")
 FINE, LOSS = -2, -1  # values of `culprit`; others are the index of a variable
@@ -92,8 +93,7 @@ class Guard:
             # not be among those to undo.
             tf.function(model.test_step, autograph=False).get_concrete_function(data)
             self._complete = True
-        kept = [variable for variable in compat.step_state(model) if replicas.can_assign(variable)]
-        before = [tf.identity(variable) for variable in kept]
+        kept = KeptValues([variable for variable in compat.step_state(model) if replicas.can_assign(variable)])
         self._here.bad = None
         yield
         bad = self._here.bad
@@ -101,8 +101,7 @@ class Guard:
             return  # a step that has updated nothing
 
         def undo():
-            for variable, value in zip(kept, before):
-                variable.assign(value)
+            kept.put_back()
             return tf.constant(0)
 
         tf.cond(bad, undo, lambda: tf.constant(0))

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, Callable
 
 from customfit import compat
-from customfit.clipping import Gradient
 from customfit.compat import tf
 
 
@@ -42,7 +41,7 @@ def can_assign(variable: tf.Variable) -> bool:
     return replica_count() == 1 or getattr(variable, "synchronization", None) == on_read
 
 
-def sum_over_replicas(tensors: Sequence[Gradient]) -> list[Gradient]:
+def sum_over_replicas(tensors: Sequence[Any]) -> list[Any]:
     """The sum of each tensor over the replicas. `None` stays what it is."""
     if replica_count() == 1:
         return list(tensors)
@@ -58,7 +57,7 @@ def on_any_replica(condition: tf.Tensor) -> tf.Tensor:
     return tf.cast(count, tf.bool)
 
 
-def run_if(condition: tf.Tensor, update: Callable[[Any], Any], tensors: Sequence[Gradient]) -> None:
+def run_if(condition: tf.Tensor, update: Callable[[Any], Any], tensors: Sequence[Any]) -> None:
     """Runs `update(tensors)` where a condition holds, which must be the same on all replicas.
 
     An optimizer's update leaves the replicas for a moment, which it must not do within a branch of theirs: there the

@@ -15,13 +15,14 @@ from customfit.dryrun import DryRun
 from customfit.evaluation import Evaluation, metric_results
 from customfit.execution import compiled_steps
 from customfit.hooks import BatchHooks, make_callback_list
+from customfit.kept import KeptValues
 from customfit.limits import Limits
 from customfit.plan import Plan, make_plan
 from customfit.resumption import Resumption
 from customfit.signals import Interruptions, Terminated
 from customfit.state import Progress, random_variables
 from customfit.stopping import EarlyStopping, make_early_stopping
-from customfit.validation import KeptValues, Validation, metric_variables
+from customfit.validation import Validation, metric_variables
 
 
 class TrainingSession:

@@ -7,6 +7,7 @@ import numbers
 import warnings
 from typing import Any, Callable
 
+from customfit.arguments import is_count
 from customfit.compat import keras
 
 _LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "mape", "msle", "rmse", "crossentropy", "perplexity", "divergence")
@@ -80,8 +81,8 @@ class EarlyStopping(keras.callbacks.Callback):
     ):
         super().__init__()
         _require(monitor is None or isinstance(monitor, str), "monitor", "the name of a metric", monitor)
-        _require(_is_count(patience), "patience", "a number of epochs, 0 or more", patience)
-        _require(_is_count(start_from_epoch), "start_from_epoch", "a number of epochs, 0 or more", start_from_epoch)
+        _require(is_count(patience, 0), "patience", "a number of epochs, 0 or more", patience)
+        _require(is_count(start_from_epoch, 0), "start_from_epoch", "a number of epochs, 0 or more", start_from_epoch)
         _require(_is_number(min_delta), "min_delta", "a number", min_delta)
         _require(mode in ("auto", "min", "max"), "mode", '"auto", "min" or "max"', mode)
         for name, value in dict(
@@ -279,7 +280,7 @@ def make_early_stopping(option: Any, validation: list[str], verbose: int) -> ker
     """
     if option is None or option is False:
         return None
-    if _is_count(option):
+    if is_count(option, 0):
         stopping = EarlyStopping(patience=option, verbose=verbose)
     elif isinstance(option, dict):
         try:
@@ -311,10 +312,6 @@ def _when(epoch: int, step: int | None) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
 def _require(holds: bool, name: str, what: str, received: object | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Callable
 import numpy as np
 
 from customfit import compat
+from customfit.arguments import listed
 from customfit.compat import keras, tf
 from customfit.resume_testing import ResumeReport, check_resume
 
@@ -81,7 +82,7 @@ def check_parity(
     def train(model_fn, how, *watchers):
         keras.utils.set_random_seed(seed)
         model = model_fn()
-        callbacks = [*_listed(arguments.get("callbacks")), *watchers]
+        callbacks = [*listed(arguments.get("callbacks")), *watchers]
         history = getattr(model, how)(**{**arguments, **_as_arguments(data), "callbacks": callbacks})
         return _State.of(model, history)
 
@@ -188,10 +189,6 @@ def _largest(ours: np.ndarray, theirs: np.ndarray) -> float:
     if ours.shape != theirs.shape:
         return float("inf")
     return float(np.max(np.abs(ours.astype("float64") - theirs.astype("float64")), initial=0.0))
-
-
-def _listed(callbacks: Any) -> list:
-    return [] if callbacks is None else list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
 
 
 def _as_arguments(data: Any) -> dict:

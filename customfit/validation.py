@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any, Callable
 
-from customfit.compat import keras, tf
+from customfit.arguments import is_count
+from customfit.compat import keras
 from customfit.data import Source
 from customfit.evaluation import Evaluation
 
@@ -79,22 +79,6 @@ class Validation:
         }
 
 
-class KeptValues:
-    """The values of variables, to be put back.
-
-    Args:
-        variables: The variables.
-    """
-
-    def __init__(self, variables: list):
-        self._values = [(variable, tf.identity(variable)) for variable in variables]
-
-    def put_back(self) -> None:
-        """Gives the variables the values that they had."""
-        for variable, value in self._values:
-            variable.assign(value)
-
-
 def metric_variables(model: keras.Model) -> list:
     """The variables of all the model's metrics, those of gradients among them."""
     of_gradients = model.gradient_pipeline.metrics.of_epoch
@@ -112,7 +96,7 @@ def _check_freq(freq: Any) -> None:
 def _check_interval(interval: Any, freq: Any, has_data: bool) -> None:
     if interval is None:
         return
-    if isinstance(interval, bool) or not isinstance(interval, numbers.Integral) or interval < 1:
+    if not is_count(interval, 1):
         raise ValueError(
             f"`validation_interval` must be a positive number of steps. Received: validation_interval={interval!r}"
         )

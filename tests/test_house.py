@@ -14,9 +14,8 @@ PACKAGE = ROOT / "customfit"
 # Each module may import from those in rows above its own, and from its own row's folder.
 LAYERS = [
     {"compat", "_version"},
-    {"layers"},
+    {"arguments", "kept", "layers", "replicas"},
     {"clipping", "optimizers"},
-    {"replicas"},
     {"accumulation", "gradient_metrics", "debug"},
     {"nonfinite"},
     {"gradients", "data", "stopping", "pace", "limits", "signals", "lock", "randomness", "packing"},

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from customfit import CustomTrainModel, OptimizerGroups
-from customfit.compat import IS_KERAS_3, keras, optimizer_variables, tf
+from customfit.compat import IS_KERAS_3, keras, optimizer_variables, tf, variable_path
 from customfit.optimizers import as_optimizer
-from customfit.optimizers.members import path_of
 
 METHODS = ("fit", "custom_fit")
 Adam, SGD = keras.optimizers.Adam, keras.optimizers.SGD
@@ -446,4 +445,4 @@ def test_variables_are_those_of_all_groups_and_the_count():
     model.optimizer.build(model.trainable_variables)
     expected = [model.optimizer.iterations, *(v for group in model.optimizer.groups.values() for v in group.variables)]
     assert [id(variable) for variable in optimizer_variables(model)] == [id(variable) for variable in expected]
-    assert path_of(model.trainable_variables[-1]) == "head/bias"
+    assert variable_path(model.trainable_variables[-1]) == "head/bias"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from customfit import layers
+from customfit import layers, replicas
 from customfit.clipping.functions import (
     Gradient,
     clip_adaptively,
@@ -166,14 +166,9 @@ class PercentileClip(Clip):
         """Makes the history; under a strategy, one on each replica, which all come to hold the same."""
         if self._variables:
             return
-        shared = dict(
-            trainable=False,
-            synchronization=tf.VariableSynchronization.ON_READ,
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )
         with tf.init_scope():
-            history = tf.Variable(tf.zeros([HISTORY_LENGTH]), name="clip_percentile_history", **shared)
-            count = tf.Variable(tf.zeros([], tf.int64), name="clip_percentile_count", **shared)
+            history = replicas.variable(tf.zeros([HISTORY_LENGTH]), "clip_percentile_history")
+            count = replicas.variable(tf.zeros([], tf.int64), "clip_percentile_count")
         self._variables = [history, count]
 
     def __call__(self, gradients: Sequence[Gradient], variables: Sequence) -> list[Gradient]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from customfit import compat
 from customfit.compat import keras, tf
-from customfit.optimizers.members import group_of_each, path_of
+from customfit.optimizers.members import group_of_each
 from customfit.optimizers.rates import SharedLearningRate, has_schedule, number
 
 
@@ -160,7 +160,7 @@ class OptimizerGroups(keras.optimizers.Optimizer):
             if some or (members and nothing_at_all):  # of which Keras complains
                 optimizer.apply_gradients(members, *args, **kwargs)
             elif members:
-                names = [path_of(variable) for _, variable in members]
+                names = [compat.variable_path(variable) for _, variable in members]
                 warnings.warn(f"Gradients do not exist for variables {names} when minimizing the loss.", stacklevel=2)
         self.iterations.assign_add(1)
         return self.iterations
@@ -188,7 +188,7 @@ class OptimizerGroups(keras.optimizers.Optimizer):
     def _split(self, items: list, variables: list) -> list[list]:
         """The items that belong to each group, by their variables."""
         split: list[list] = [[] for _ in self._state.keys]
-        unknown = [path_of(variable) for variable in variables if id(variable) not in self._state.index]
+        unknown = [compat.variable_path(variable) for variable in variables if id(variable) not in self._state.index]
         if unknown:
             raise ValueError(
                 "The variables must be those that the optimizer was built with: compile the model anew. "

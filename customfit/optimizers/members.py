@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from customfit import layers
+from customfit.compat import variable_path
 
 
 def group_of_each(variables: list, keys: list[str], by_layer: bool, model: Any) -> dict[int, int]:
@@ -28,7 +29,7 @@ def group_of_each(variables: list, keys: list[str], by_layer: bool, model: Any) 
     ]
     found = {id(variable): [i for i, ids in enumerate(members) if id(variable) in ids] for variable in variables}
     wrong = [
-        f"{path_of(variable)} in {' and '.join(repr(keys[i]) for i in found[id(variable)]) or 'none'}"
+        f"{variable_path(variable)} in {' and '.join(repr(keys[i]) for i in found[id(variable)]) or 'none'}"
         for variable in variables
         if len(found[id(variable)]) != 1
     ]
@@ -37,11 +38,6 @@ def group_of_each(variables: list, keys: list[str], by_layer: bool, model: Any) 
             f"`optimizer` must put every trainable variable in exactly one group. Received: {', '.join(wrong)}"
         )
     return {variable: group for variable, (group,) in found.items()}
-
-
-def path_of(variable: Any) -> str:
-    """The path of a variable of Keras 3, and the name of one of Keras 2 without its ":0"."""
-    return variable.path if hasattr(variable, "path") else variable.name.rpartition(":")[0]
 
 
 def _named(name: str, model: Any) -> set[int]:
@@ -55,8 +51,8 @@ def _named(name: str, model: Any) -> set[int]:
 
 
 def _matching(pattern: str, variables: list) -> set[int]:
-    found = {id(variable) for variable in variables if re.search(pattern, path_of(variable))}
+    found = {id(variable) for variable in variables if re.search(pattern, variable_path(variable))}
     if not found:
-        paths = ", ".join(map(path_of, variables))
+        paths = ", ".join(map(variable_path, variables))
         raise ValueError(f"`optimizer` must have patterns found in some of {paths}. Received: {pattern!r}")
     return found
