@@ -464,7 +464,7 @@ def test_an_own_loop_goes_on_at_its_epoch_and_step(tmp_path):
         (models.dense, {"validation_interval": 3, **VALIDATION}, {}, "interval=3, which was None"),
         (models.dense, {}, {"optimizer": "sgd"}, "'SGD', which was 'Adam'"),
         (models.dense, {}, {"optimizer": lambda: keras.optimizers.Adam(0.5)}, "learning rate=0.5, which was 0.001"),
-        (models.dense, {}, {"global_clipnorm": 1.0}, "clip={'global_clipnorm': 1.0}, which was None"),
+        (models.dense, {}, {"global_clipnorm": 1.0}, "global_clipnorm=1.0, which was None"),
         (
             models.dense,
             {},
