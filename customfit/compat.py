@@ -304,6 +304,18 @@ def divides_loss_by_replicas() -> bool:
     return not IS_KERAS_3 or KERAS_VERSION >= (3, 8)
 
 
+def build_on_replicas(model, spec) -> None:
+    """Makes all variables that a step on several replicas needs, as `fit` of Keras 3 does before the first one."""
+    if IS_KERAS_3:
+        with model.distribute_strategy.scope():
+            model._symbolic_build(data_batch=spec)
+
+
+def log_reduction() -> tf.distribute.ReduceOp:
+    """How `fit` makes one log of those of several replicas."""
+    return tf.distribute.ReduceOp.MEAN if IS_KERAS_3 else tf.distribute.ReduceOp.SUM
+
+
 def branches_in_replicas() -> bool:
     """Whether an update of the current strategy may stand in a branch within a replica: it may where none is merged."""
     return tf.__internal__.distribute.strategy_supports_no_merge_call()

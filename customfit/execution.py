@@ -10,8 +10,9 @@ from typing import Any, Callable
 from customfit import compat
 from customfit.compat import tf
 from customfit.data import AsItIs, Block, map_leaves
+from customfit.distribute import check_strategy, has_workers, run_step, spec_of_share
 from customfit.graph import GraphBlocks, LoopStep
-from customfit.pace import Pace
+from customfit.pace import FixedPace, Pace
 from customfit.randomness import CountedRandomness
 from customfit.xla import XlaBlocks
 
@@ -30,10 +31,11 @@ class CompiledStep:
 
     def __init__(self, model, name: str, randomness: CountedRandomness | None = None):
         step = getattr(model, name)
+        strategy = model.distribute_strategy
 
         def counted_step(data):
             with contextlib.nullcontext() if randomness is None else randomness.counted(name, data):
-                logs = model.distribute_strategy.run(step, args=(data,))
+                logs = run_step(strategy, step, data)
             if not isinstance(logs, dict):
                 raise TypeError(
                     f"`{name}` must return a dict of logs. Received: {logs!r} of type {type(logs).__name__}"
@@ -41,8 +43,11 @@ class CompiledStep:
             compat.count_step(model, training=name == "train_step")
             return logs
 
-        self._build = lambda batch: model.distribute_strategy.run(step, args=(batch,))
-        self.pace = Pace()
+        self._model = model
+        self._strategy = strategy
+        self._knows_replicas = strategy.num_replicas_in_sync == 1
+        self._build = lambda batch: run_step(strategy, step, batch)
+        self.pace = FixedPace(compat.steps_per_execution(model)) if has_workers(strategy) else Pace()
         self.eager = bool(model.run_eagerly)
         self._blocks: EagerBlocks | GraphBlocks | XlaBlocks
         if self.eager:
@@ -64,6 +69,7 @@ class CompiledStep:
         Args:
             spec: The spec of a batch.
         """
+        self._prepare_replicas(spec)
         if self.eager:
             self._build(map_leaves(lambda leaf: tf.zeros([size or 1 for size in leaf.shape], leaf.dtype), spec))
         else:
@@ -82,9 +88,23 @@ class CompiledStep:
             The last step's logs, as tensors; `None` if there was no data for a single step.
         """
         begun = time.perf_counter()
-        logs = self._blocks.run(block)
+        if not self._knows_replicas:
+            self._prepare_replicas(block.fetch.element_spec(block.feed))
+        with self._scope():
+            logs = self._blocks.run(block)
         self.pace.ran(block.done, time.perf_counter() - begun)
         return logs
+
+    def _scope(self) -> contextlib.AbstractContextManager:
+        """Several replicas trace and run within their strategy's scope: what is read there is of all of them."""
+        return self._strategy.scope() if self._strategy.num_replicas_in_sync > 1 else contextlib.nullcontext()
+
+    def _prepare_replicas(self, spec: Any) -> None:
+        """Makes variables before the first step where a replica cannot: Keras 3, on several."""
+        if not self._knows_replicas:
+            self._knows_replicas = True
+            compat.build_on_replicas(self._model, spec_of_share(spec))
+            self._model.gradient_pipeline.prepare(self._model)
 
 
 class EagerBlocks:
@@ -120,12 +140,7 @@ def compiled_steps(model, counts_randomness: bool = False) -> CompiledSteps:
     """
     kept = model._compiled_steps
     if kept is None or kept.train.eager != bool(model.run_eagerly) or (counts_randomness and not kept.randomness):
-        strategy = model.distribute_strategy
-        if strategy.num_replicas_in_sync > 1:
-            raise NotImplementedError(
-                "`custom_fit` does not train on several replicas yet; `fit()` does, with the same model and clipping. "
-                f"Received: a model under {type(strategy).__name__} with {strategy.num_replicas_in_sync} replicas."
-            )
+        check_strategy(model.distribute_strategy, compat.jit_compile(model))
         randomness = CountedRandomness() if counts_randomness else None
         kept = model._compiled_steps = CompiledSteps(
             train=CompiledStep(model, "train_step", randomness),

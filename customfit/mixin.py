@@ -105,6 +105,11 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             dump=nonfinite_dump,
             metrics=gradient_metrics,
         )
+        if nonfinite_dump is not None and kwargs.get("jit_compile") is True:
+            raise ValueError(
+                "`nonfinite_dump` must not be set with `jit_compile=True`: XLA writes no files. Received: "
+                f"nonfinite_dump={str(nonfinite_dump)!r}, jit_compile=True"
+            )
         _check_metric_names(kwargs.get("metrics"))
         _check_metric_names(kwargs.get("weighted_metrics"))
         if args:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from customfit import compat
+from customfit import compat, replicas
 from customfit.compat import tf
 
 PHILOX = 1  # the algorithm of both
@@ -58,12 +58,16 @@ class CountedRandomness:
 
         def replacement(op_name: str, op: Any, *args: Any, **kwargs: Any) -> Any:
             nonlocal count
-            if tf.executing_eagerly() or threading.get_ident() != thread:
+            here = threading.get_ident() == thread
+            on_replica = not here and replicas.replica_count() > 1  # each is traced in a thread of its own
+            if tf.executing_eagerly() or not (here or on_replica):
                 return op(*args, **kwargs)
-            if op_name in compat.UNCOUNTED_RANDOM_OPS:
+            if on_replica or op_name in compat.UNCOUNTED_RANDOM_OPS:
+                drawn_by = compat.UNCOUNTED_RANDOM_OPS.get(op_name, "tf.random")
                 warnings.warn(
-                    f"`{name}` draws by `{compat.UNCOUNTED_RANDOM_OPS[op_name]}`, whose state cannot be kept: a run "
-                    "that is taken up draws other numbers. `tf.random.Generator` and `tf.random.stateless_*` can be.",
+                    f"`{name}` draws by `{drawn_by}`{' on several replicas' if on_replica else ''}, whose state cannot "
+                    "be kept: a run that is taken up draws other numbers. `tf.random.Generator` and "
+                    "`tf.random.stateless_*` can be.",
                     stacklevel=2,
                 )
                 return op(*args, **kwargs)

@@ -41,6 +41,16 @@ def can_assign(variable: tf.Variable) -> bool:
     return replica_count() == 1 or getattr(variable, "synchronization", None) == on_read
 
 
+def copies(strategy: tf.distribute.Strategy, variable: tf.Variable) -> list[tf.Variable]:
+    """What each replica has for itself of a variable, or the variable where they share it.
+
+    To save or keep a variable by its value for the world would give each replica its share of a sum.
+    """
+    if getattr(variable, "synchronization", None) != tf.VariableSynchronization.ON_READ:
+        return [variable]
+    return list(strategy.experimental_local_results(variable))
+
+
 def sum_over_replicas(tensors: Sequence[Any]) -> list[Any]:
     """The sum of each tensor over the replicas. `None` stays what it is."""
     if replica_count() == 1:

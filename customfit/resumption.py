@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from customfit.checkpoint import Checkpointer
-from customfit.compat import keras, tf
-from customfit.data import Block, Source, map_leaves
+from customfit.compat import keras
+from customfit.data import Block, Source
 from customfit.fingerprint import fingerprint, learning_rates
 from customfit.state import Progress, TrainingState
 from customfit.stopping import score_of
@@ -84,7 +84,7 @@ class Resumption:
     def note_batch(self, block: Block) -> None:
         """Notes what batches are like where no source can tell: a later process makes variables by that."""
         if self._state is not None and self._state.batch_spec is None:
-            self._state.batch_spec = map_leaves(tf.type_spec_from_value, block.feed)
+            self._state.batch_spec = block.fetch.element_spec(block.feed)
 
     def steps_until_due(self, total_steps: int) -> float:
         """How many steps, from this one on, until a checkpoint is due."""

@@ -11,6 +11,7 @@ from customfit import compat
 from customfit.callbacks import LogEvery
 from customfit.compat import keras
 from customfit.data import Block, FirstBatches, Source, make_validation_sources
+from customfit.distribute import has_workers
 from customfit.dryrun import DryRun
 from customfit.evaluation import Evaluation, metric_results
 from customfit.execution import compiled_steps
@@ -113,6 +114,11 @@ class TrainingSession:
             if isinstance(value, bool) or not hasattr(value, "__index__") or value < 0:
                 raise ValueError(f"`{name}` must be an integer, 0 or more. Received: {name}={value!r}")
         self._limits = Limits(max_steps, max_time)
+        if max_time is not None and has_workers(model.distribute_strategy):
+            raise ValueError(
+                "`max_time` must not be set with several workers, whose clocks differ: one would wait for those that "
+                f"have ended. Use `max_steps`. Received: max_time={max_time!r}"
+            )
         self._signals = Interruptions(on_sigterm)
         self.model = model
         self.steps_per_execution = compat.steps_per_execution(model)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from customfit import compat
+from customfit import compat, replicas
 from customfit.compat import keras, tf
 from customfit.data import Source
 from customfit.execution import compiled_steps
@@ -174,7 +174,9 @@ def variables_of(model: keras.Model) -> dict[str, tf.Variable]:
             variable = compat.tf_variable(variable)
             if id(variable) not in seen:
                 seen.add(id(variable))
-                found[name] = variable
+                copies = replicas.copies(model.distribute_strategy, variable)
+                for replica, copy in enumerate(copies):
+                    found[name if len(copies) == 1 else f"{name}/replica_{replica}"] = copy
 
     add("model", [*model.weights])
     add("state", [*model.variables])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Callable
 
+from customfit import compat, replicas
 from customfit.arguments import is_count
 from customfit.compat import keras
 from customfit.data import Source
@@ -80,9 +81,11 @@ class Validation:
 
 
 def metric_variables(model: keras.Model) -> list:
-    """The variables of all the model's metrics, those of gradients among them."""
-    of_gradients = model.gradient_pipeline.metrics.of_epoch
-    return [*(variable for metric in model.metrics for variable in metric.variables), *of_gradients]
+    """The variables of all the model's metrics, those of gradients among them; of each replica."""
+    variables = [variable for metric in model.metrics for variable in metric.variables]
+    variables += model.gradient_pipeline.metrics.of_epoch
+    strategy = model.distribute_strategy
+    return [copy for variable in variables for copy in replicas.copies(strategy, compat.tf_variable(variable))]
 
 
 def _check_freq(freq: Any) -> None:

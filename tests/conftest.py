@@ -9,6 +9,11 @@ import pytest
 
 from customfit.compat import keras, tf
 
+# A second device, for the tests of replicas: devices are split once, before the first is used.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
 
 @pytest.fixture(autouse=True)
 def _fresh_keras():

@@ -1,8 +1,6 @@
 """`adaptive_clip_exclude`, `clip_percentile`, and an optimizer that clips by itself."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -204,41 +202,6 @@ def test_no_gradients_are_no_norm():
     clip = percentile_clip()
     assert clip([None, None], [None, None]) == [None, None]
     assert int(clip.variables[1]) == 0
-
-
-REPLICAS = """
-import numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from customfit.clipping import PercentileClip
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-clip = PercentileClip(50.0)
-with strategy.scope():
-    clip.build(None)
-
-@tf.function
-def step(norm):
-    return strategy.run(lambda: clip([tf.reshape(norm, [1])], [None])[0])
-
-for norm, clipped in ((4.0, 4.0), (2.0, 2.0), (8.0, 4.0)):
-    replicas = strategy.experimental_local_results(step(tf.constant(norm)))
-    assert [float(values[0]) for values in replicas] == [clipped, clipped], replicas
-for variable in clip.variables:
-    one, other = (copy.numpy() for copy in strategy.experimental_local_results(variable))
-    np.testing.assert_array_equal(one, other)
-checkpoint = tf.train.Checkpoint(variables=clip.variables)
-path = checkpoint.write("PATH/state")
-step(tf.constant(5.0))
-checkpoint.read(path).assert_consumed()
-assert int(clip.variables[1].read_value()) == 3
-assert [float(values[0]) for values in strategy.experimental_local_results(step(tf.constant(5.0)))] == [4.5, 4.5]
-"""
-
-
-def test_each_of_two_replicas_keeps_its_own_history_and_they_agree(tmp_path):
-    script = REPLICAS.replace("PATH", str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("method", METHODS)

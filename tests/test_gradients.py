@@ -264,7 +264,14 @@ def test_a_bad_micro_batch_does_not_cost_the_others_of_its_update():
     assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("options", [{"nonfinite": "ignore"}, {"nonfinite": "skip", "nonfinite_dump": "here"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"nonfinite": "ignore"},
+        {"nonfinite": "skip", "nonfinite_dump": "here"},
+        {"nonfinite": "raise", "nonfinite_dump": "here", "jit_compile": True},
+    ],
+)
 def test_what_no_policy_is_or_takes_is_refused(options):
     with pytest.raises(ValueError, match="must"):
         compiled(**options)

@@ -20,7 +20,7 @@ LAYERS = [
     {"nonfinite"},
     {"gradients", "data", "stopping", "pace", "limits", "signals", "lock", "randomness", "packing"},
     {"graph", "callbacks", "storage", "dryrun", "plan"},
-    {"xla"},
+    {"xla", "distribute"},
     {"execution", "hooks"},
     {"evaluation"},
     {"validation", "state"},

@@ -1,8 +1,5 @@
 """Several optimizers in one model: against a step written by hand, against Keras's own, saved, scaled and scheduled."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -291,31 +288,6 @@ def test_an_optimizer_may_not_be_in_two_groups_or_scale_the_loss():
 def test_what_keras_takes_is_left_to_keras():
     for optimizer in ("adam", Adam(0.25), keras.optimizers.serialize(Adam(0.25)), None):
         assert as_optimizer(optimizer, make()) is optimizer
-
-
-REPLICAS = """
-import numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from tests.test_optimizers import SGD, X, Y, make
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-weights = []
-new = lambda: SGD(0.1, momentum=0.9)
-for optimizer in (lambda: {"encoder": new(), "head": new()}, new):
-    with strategy.scope():
-        model = make()
-        model.compile(optimizer(), "mse")
-    model.fit(X, Y, batch_size=8, epochs=1, shuffle=False, verbose=0)
-    assert model.optimizer.iterations.numpy() == 5
-    weights.append(model.get_weights())
-for mine, its in zip(*weights):
-    np.testing.assert_array_equal(mine, its)
-"""
-
-
-def test_on_two_replicas_two_groups_of_one_kind_are_one_optimizer():
-    done = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 # ------------------------------------------------------------------------------------------------------ learning rate

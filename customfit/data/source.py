@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, Callable, Protocol
 
+from customfit.compat import tf
+
 
 class Fetch:
     """How batches come out of a feed. What it does is traced into a graph, once for each `Fetch` and kind of feed."""
@@ -80,6 +82,10 @@ class AsItIs(Fetch):
         """The batch."""
         del index
         return feed
+
+    def element_spec(self, feed: Any) -> Any:
+        """The spec of the batch."""
+        return tf.nest.map_structure(lambda leaf: None if leaf is None else tf.type_spec_from_value(leaf), feed)
 
 
 class Source(Protocol):

@@ -12,7 +12,6 @@ X, Y = models.rows()
 ROWS = {"x": X, "y": Y, "validation_split": 0.2}
 optimizers = keras.optimizers
 supports = pytest.mark.supports
-pytestmark = pytest.mark.slow
 
 
 @supports("compile()", '`jit_compile`: `True` to rounding (1e-5), `False` and `"auto"` to the bit')

@@ -21,7 +21,6 @@ callbacks = keras.callbacks
 X, Y = models.rows()
 ROWS = {"x": X, "y": Y, "validation_split": 0.2}
 supports = pytest.mark.supports
-pytestmark = pytest.mark.slow
 
 
 def both(tmp_path, make, build=models.dropout, arguments=ROWS, **options):

@@ -1,6 +1,7 @@
 """Every kind of data that `fit` takes gives the same weights and History under `custom_fit`; and what else it takes."""
 
 import functools
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -194,9 +195,19 @@ def test_sequence_by_steps(steps):
     )
 
 
+@pytest.fixture
+def forks_of_a_clean_process():
+    """A fork of a process whose threads hold locks, as TensorFlow's do, may wait for them for ever."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_forkserver_preload([__name__])
+    multiprocessing.set_start_method("forkserver", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
 @supports("Data", "`Sequence` workers, as threads or processes")
 @pytest.mark.parametrize("use_multiprocessing", [False, True])
-def test_workers(use_multiprocessing):
+def test_workers(use_multiprocessing, forks_of_a_clean_process):
     options = {"workers": 2, "use_multiprocessing": use_multiprocessing}
     rest = {"batch_size": None, "epochs": 1}  # Keras 2 waits five seconds for its workers to end, each epoch
 

@@ -13,7 +13,6 @@ X, Y = models.rows()
 ROWS = {"x": X, "y": Y, "validation_split": 0.2}
 WORDS = (X * 10).astype("int32") % 7
 supports = pytest.mark.supports
-pytestmark = pytest.mark.slow
 
 
 def masked(cls):

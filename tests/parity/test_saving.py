@@ -12,7 +12,6 @@ from tests.parity.compare import SEED, assert_equal, compiled
 from tests.test_model import Subclassed
 
 X, Y = models.rows()
-pytestmark = pytest.mark.slow
 supports = pytest.mark.supports
 
 

@@ -1,0 +1,65 @@
+"""Two processes on loopback, under `MultiWorkerMirroredStrategy`."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from customfit import compat
+from customfit.compat import tf
+from tests.distributed.worker import train
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not compat.divides_loss_by_replicas(), reason="Keras 3 before 3.8 is refused"),
+]
+
+
+def run(how):
+    """What two workers print, and the last one's errors."""
+    with socket.socket() as one, socket.socket() as other:
+        for each in (one, other):
+            each.bind(("127.0.0.1", 0))
+        ports = ",".join(str(each.getsockname()[1]) for each in (one, other))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.distributed.worker", str(index), ports, how],
+            cwd=Path(__file__).parent.parent.parent,
+            env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [output for output, _ in outputs], outputs[0][1]
+
+
+@pytest.mark.supports("Distribution", "`MultiWorkerMirroredStrategy`", fit="Keras 2")
+def test_workers_train_as_replicas_of_one_process_do():
+    (one, other), errors = run("custom_fit")
+    assert one, errors[-3000:]
+    assert one == other
+    replicas = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    assert json.loads(one) == pytest.approx(replicas, rel=1e-4)  # sums in another order
+
+
+@pytest.mark.skipif(not compat.IS_KERAS_3, reason="Keras 2 trains on several workers")
+def test_fit_of_keras_3_does_not():
+    outputs, errors = run("fit")
+    assert outputs == ["", ""]
+    assert "PerReplica" in errors
+
+
+def test_a_limit_by_the_clock_is_refused():
+    _, errors = run("max_time")
+    assert "`max_time` must not be set with several workers" in errors

@@ -1,0 +1,34 @@
+"""One of several workers: trains and prints its losses and the sum of its weights as JSON."""
+
+import json
+import os
+import sys
+
+
+def train(strategy, how="custom_fit", **arguments):
+    """Enough epochs for blocks to grow where they go by the clock."""
+    from customfit import CustomTrainModel
+    from customfit.compat import keras
+    from tests.parity import models
+
+    x, y = models.rows(640)
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        model = models.dense(CustomTrainModel)
+        model.compile("adam", "sparse_categorical_crossentropy", global_clipnorm=1.0)
+    given = {"epochs": 8, "batch_size": 16, "shuffle": False, "verbose": 0, "validation_data": (x[:32], y[:32])}
+    history = getattr(model, how)(x, y, **given, **arguments).history
+    return [*history["loss"], *history["val_loss"], float(sum(weights.sum() for weights in model.get_weights()))]
+
+
+def main(index, ports, how):
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports.split(",")]}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": int(index)}})
+    import tensorflow as tf
+
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    print(json.dumps(train(strategy, max_time=60) if how == "max_time" else train(strategy, how)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
