@@ -8,6 +8,8 @@ import platform
 import subprocess
 import sys
 
+# Variables of the environment that decide how fast TensorFlow is on a CPU.
+ENVIRONMENT = ("TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "XLA_FLAGS")
 PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "tf-keras", "jax", "numpy")
 
 
@@ -60,7 +62,13 @@ def machine(with_jax: bool) -> dict:
     if with_jax:  # in a process of its own, because it would take memory of a GPU in this one
         command = [sys.executable, "-c", "import jax; print(*jax.devices(), sep='\\n')"]
         devices["jax"] = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.split("\n")[:-1]
-    return {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "devices": devices}
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "devices": devices,
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+    }
 
 
 def _processor() -> str:
@@ -75,8 +83,9 @@ def heading(report: dict) -> str:
     """The lines above the tables: the command, the versions, the machine."""
     machine = report["machine"]
     devices = "; ".join(f"{library} sees {', '.join(names)}" for library, names in machine["devices"].items())
+    environment = "".join(f"{name}={value} " for name, value in machine["environment"].items())
     return (
-        f"`{report['command']}`\n\n"
+        f"`{environment}{report['command']}`\n\n"
         f"{', '.join(f'{name} {version}' for name, version in report['versions'].items())}\n\n"
         f"{machine['processor']}, {machine['cores']} cores, {machine['system']}; {devices}"
     )

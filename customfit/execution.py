@@ -44,8 +44,9 @@ class CompiledStep:
             return logs
 
         self._model = model
-        self._strategy = strategy
         self._knows_replicas = strategy.num_replicas_in_sync == 1
+        # Several replicas trace and run within their strategy's scope: what is read there is of all of them.
+        self._scope = contextlib.nullcontext if self._knows_replicas else strategy.scope
         self._build = lambda batch: run_step(strategy, step, batch)
         self.pace = FixedPace(compat.steps_per_execution(model)) if has_workers(strategy) else Pace()
         self.eager = bool(model.run_eagerly)
@@ -70,10 +71,11 @@ class CompiledStep:
             spec: The spec of a batch.
         """
         self._prepare_replicas(spec)
-        if self.eager:
-            self._build(map_leaves(lambda leaf: tf.zeros([size or 1 for size in leaf.shape], leaf.dtype), spec))
-        else:
-            tf.function(self._build, autograph=False).get_concrete_function(spec)
+        with self._scope():
+            if self.eager:
+                self._build(map_leaves(lambda leaf: tf.zeros([size or 1 for size in leaf.shape], leaf.dtype), spec))
+            else:
+                tf.function(self._build, autograph=False).get_concrete_function(spec)
 
     def block_of(self, batch: Any, begin: int) -> Block:
         """One batch that the caller holds, of arrays or tensors, as a block."""
@@ -94,10 +96,6 @@ class CompiledStep:
             logs = self._blocks.run(block)
         self.pace.ran(block.done, time.perf_counter() - begun)
         return logs
-
-    def _scope(self) -> contextlib.AbstractContextManager:
-        """Several replicas trace and run within their strategy's scope: what is read there is of all of them."""
-        return self._strategy.scope() if self._strategy.num_replicas_in_sync > 1 else contextlib.nullcontext()
 
     def _prepare_replicas(self, spec: Any) -> None:
         """Makes variables before the first step where a replica cannot: Keras 3, on several."""

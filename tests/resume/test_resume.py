@@ -117,6 +117,15 @@ def test_accumulation_by_the_optimizer(tmp_path):
     assert_resumes(models.dropout, ROWS, tmp_path, optimizer=optimizer)
 
 
+@supports("Resume", "`gradient_accumulation_steps`: in the middle of a window, and at its tail", fit="no")
+@pytest.mark.parametrize("cut", some(4, 1, 5, 8))
+def test_accumulation(cut, tmp_path):
+    """Windows of 3 in epochs of 5 steps: 1 2 3 | 4 5, each with its own rows."""
+    options = {"gradient_accumulation_steps": 3, "clip_percentile": 50, "gradient_metrics": ["grad_norm"]}
+    model, _ = assert_resumes(models.dropout, ROWS, tmp_path, cuts=[cut], interval=1, **options)
+    assert int(model.optimizer.iterations.numpy()) == 6
+
+
 @supports("Resume", "mixed precision with its loss scale", fit="no")
 def test_mixed_precision(tmp_path):
     def build(base):
