@@ -38,7 +38,7 @@ class Pace:
         self.steps = min(fits, 16 * max(steps, self.steps))
 
 
-class FixedPace:
+class FixedPace(Pace):
     """A given number of steps, for workers that must run the same ones in each graph call: their clocks differ.
 
     Args:
@@ -46,6 +46,7 @@ class FixedPace:
     """
 
     def __init__(self, steps: int):
+        super().__init__()
         self.steps = steps
 
     def ran(self, steps: int, seconds: float) -> None:

@@ -1,5 +1,6 @@
 """What all tests share. Everything runs on the CPU, offline."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -20,3 +21,6 @@ def _fresh_keras():
     yield
     keras.backend.clear_session()
     tf.config.run_functions_eagerly(False)
+    # Keras collects garbage in there. Half a second a test, unless what is here to stay (TensorFlow's modules, and graphs
+    # that its runtime keeps) is left out of that.
+    gc.freeze()

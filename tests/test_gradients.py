@@ -20,7 +20,7 @@ if hasattr(keras.optimizers, "AdamW"):
 
 
 # And all others there are, under one of the loops.
-OTHERS = "SGD Adadelta Adagrad Adamax Adafactor Nadam Ftrl Lion Lamb Muon".split()
+OTHERS = ["SGD", "Adadelta", "Adagrad", "Adamax", "Adafactor", "Nadam", "Ftrl", "Lion", "Lamb", "Muon"]
 
 
 def compiled(build=models.dense, optimizer="sgd", cls=CustomTrainModel, **options):
