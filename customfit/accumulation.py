@@ -41,7 +41,10 @@ class Accumulator:
         for total, gradient in zip(self._sums, gradients):
             if isinstance(gradient, tf.IndexedSlices):
                 values = gradient.values * tf.cast(rows, gradient.dtype)
-                total.scatter_add(tf.IndexedSlices(values, gradient.indices))
+                if replicas.replica_count() == 1:
+                    total.scatter_add(tf.IndexedSlices(values, gradient.indices))
+                else:  # what each replica has of its own takes no slices
+                    total.assign_add(tf.tensor_scatter_nd_add(tf.zeros_like(total), gradient.indices[:, None], values))
             elif gradient is not None:
                 total.assign_add(gradient * tf.cast(rows, gradient.dtype))
         self._rows.assign_add(rows)
@@ -50,15 +53,19 @@ class Accumulator:
     def skip(self) -> tf.Tensor:
         """Counts a micro-batch, of which nothing is added. Returns how many there are."""
         self._count.assign_add(1)
+        return self.count()
+
+    def count(self) -> tf.Tensor:
+        """How many micro-batches there are."""
         return self._count.read_value()
 
     def is_full(self) -> tf.Tensor:
         """Whether there are as many micro-batches as make an update."""
         return self._count >= self._steps
 
-    def has_some(self) -> tf.Tensor:
-        """Whether there is any micro-batch."""
-        return self._count > 0
+    def has_rows(self) -> tf.Tensor:
+        """Whether there is anything to apply, on any replica: not where all micro-batches were skipped."""
+        return replicas.on_any_replica(self._rows > 0)
 
     def take(self, among: Sequence[Gradient]) -> list[Gradient]:
         """The gradients of all micro-batches so far, over all replicas; then it is empty.
@@ -72,6 +79,11 @@ class Accumulator:
         rows = tf.maximum(rows, 1.0) / replicas.replica_count()
         gradients = [None if total is None else total / tf.cast(rows, total.dtype) for total in sums]
         with tf.control_dependencies([gradient for gradient in gradients if gradient is not None]):
-            for variable in self.variables:
-                variable.assign(tf.zeros_like(variable))
+            self.clear()
         return gradients
+
+    def clear(self) -> tf.Tensor:
+        """Forgets all micro-batches. Returns how many there are."""
+        for variable in self.variables:
+            variable.assign(tf.zeros_like(variable))
+        return tf.constant(0, tf.int64)

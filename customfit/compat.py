@@ -142,6 +142,15 @@ def variables_of_optimizer(optimizer) -> list:
     return list(variables() if callable(variables) else variables)
 
 
+def optimizers_in(optimizer) -> Iterator:
+    """An optimizer and those within it: of a loss scale, of groups of ours, of Keras's `MultiOptimizer`."""
+    if optimizer is not None:
+        yield optimizer
+        groups = [*getattr(optimizer, "groups", {}).values(), *getattr(optimizer, "optimizers", [])]
+        for inner in [getattr(optimizer, "inner_optimizer", None), *groups]:
+            yield from optimizers_in(inner)
+
+
 def optimizer_arguments(name: str) -> dict:
     """What `keras.optimizers.Optimizer.__init__` of this generation must be given by a subclass without a rate."""
     return {"name": name, "learning_rate": 0.0} if IS_KERAS_3 else {"name": name}

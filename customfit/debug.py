@@ -12,6 +12,7 @@ import numpy as np
 
 from customfit import compat
 from customfit.compat import keras, tf
+from customfit.kept import KeptValues
 
 BATCH, STATE, MODEL = "batch", "state.npz", "model.keras"
 
@@ -29,6 +30,11 @@ def write_structure(folder: str, batch: Any) -> None:
     path = pathlib.Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     (path / "batch.json").write_text(json.dumps(_described(batch)))
+
+
+def has_batch(folder: str) -> bool:
+    """Whether a batch was written there."""
+    return (pathlib.Path(folder) / "batch.json").exists()
 
 
 def save_state(folder: str, model: Any) -> None:
@@ -61,7 +67,7 @@ def replay(path: Any, model: keras.Model | None = None) -> dict:
     >>> customfit.debug.replay("runs/bad_step")
     """
     folder = pathlib.Path(path)
-    if not (folder / "batch.json").exists():
+    if not has_batch(str(folder)):
         raise ValueError(f"`path` must be a folder in which a step was saved. Received: path={str(path)!r}")
     if model is None:
         if not (folder / MODEL).exists():
@@ -69,15 +75,20 @@ def replay(path: Any, model: keras.Model | None = None) -> dict:
             raise ValueError(f"`model` must be given, since it could not be saved ({reason}). Received: model=None")
         model = keras.models.load_model(str(folder / MODEL))
     batch = _read(json.loads((folder / "batch.json").read_text()), folder / BATCH)
-    model.gradient_pipeline.guard.policy = None  # the step is to be seen as it was
-    with np.load(folder / STATE) as values:
-        for variable, value in zip(_state(model), values.values()):
-            variable.assign(value)
+    if not model.built:
+        model(keras.utils.unpack_x_y_sample_weight(batch)[0])
+    guard, kept = model.gradient_pipeline.guard, KeptValues(_state(model))
+    policy, guard.policy = guard.policy, None  # the step is to be seen as it was
     tf.debugging.enable_check_numerics()
     try:
+        with np.load(folder / STATE) as values:
+            for variable, value in zip(_state(model), values.values()):
+                variable.assign(value)
         return compat.to_host(model.train_step(batch))
     finally:
         tf.debugging.disable_check_numerics()
+        guard.policy = policy
+        kept.put_back()
 
 
 def _state(model: Any) -> list:

@@ -28,7 +28,7 @@ def fingerprint(model: keras.Model, data: Any, options: dict) -> dict:
             "loss": _named(getattr(model, "loss", None)),
             "optimizer": [config for config, _ in optimizers],
             "learning rate": [rate for _, rates in optimizers for rate in rates],
-            "gradients": model.gradient_pipeline.get_config(),
+            "gradients": {k: v for k, v in model.gradient_pipeline.get_config().items() if k != "nonfinite_dump"},
             "data": None if data is None else data.describe(),
             **options,
         }

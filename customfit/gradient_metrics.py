@@ -19,8 +19,8 @@ class GradientMetrics:
 
     - `grad_norm`: the global norm of the gradients before they are clipped.
     - `clip_fraction`: the share of updates in which the clip changed anything.
-    - `update_ratio`: the norm of the change of all weights, as a share of their norm.
-    - `loss_scale`: the loss scale; 1 without one.
+    - `update_ratio`: the norm of the change of all weights, as a share of their norm; of weights at zero it is 1.
+    - `loss_scale`: not a mean: the loss scale at the last step; 1 without one.
     - `skipped_steps`: not a mean: the number of steps that changed nothing, because something was not finite.
 
     Args:
@@ -81,8 +81,8 @@ class GradientMetrics:
             return {}
         means = tf.math.divide_no_nan(self._sums, self._updates)
         values = {name: means[NAMES.index(name)] for name in self.names}
-        if "skipped_steps" in values:
-            values["skipped_steps"] = self._sums[NAMES.index("skipped_steps")]
+        for name in set(self.names) & {"loss_scale", "skipped_steps"}:
+            values[name] = self._sums[NAMES.index(name)]
         return values
 
     @property
@@ -123,14 +123,17 @@ class GradientMetrics:
         changes = [tf.convert_to_tensor(variable) - old for variable, old in zip(variables, before)]
         weight = 1.0 if finite is None else tf.cast(finite, tf.float32)
         if self.names:
-            values = self._values(gradients, clipped, before, changes, scale)
+            values = self._values(gradients, clipped, before, changes)
             self._add(self._sums, tf.stack(values), weight)
             self._updates.assign_add(weight)
+            if "loss_scale" in self.names:
+                last = 1.0 if scale is None else tf.cast(scale, tf.float32)
+                self._sums.assign(tf.where(tf.range(len(NAMES)) == NAMES.index("loss_scale"), last, self._sums))
         if layers:
             rows = [_layer(*of_one) for of_one in zip(sum_duplicates(gradients), before, changes)]
-            self._add(self.layer_sums, tf.stack(rows), 1.0)
+            self._add(self.layer_sums, tf.stack(rows), weight)
 
-    def _values(self, gradients, clipped, before, changes, scale) -> list[tf.Tensor]:
+    def _values(self, gradients, clipped, before, changes) -> list[tf.Tensor]:
         """A value for each of `NAMES`; zero for those that nobody asked for."""
         zero = tf.constant(0.0)
         values = dict.fromkeys(NAMES, zero)
@@ -140,8 +143,6 @@ class GradientMetrics:
             values["clip_fraction"] = tf.cast(global_norm(clipped) < values["grad_norm"], tf.float32)
         if "update_ratio" in self.names:
             values["update_ratio"] = _ratio(tf.linalg.global_norm(changes), tf.linalg.global_norm(before))
-        if "loss_scale" in self.names:
-            values["loss_scale"] = tf.constant(1.0) if scale is None else tf.cast(scale, tf.float32)
         return [values[name] for name in NAMES]
 
     @staticmethod
@@ -166,4 +167,5 @@ def _layer(gradient: Gradient, before: tf.Tensor, change: tf.Tensor) -> tf.Tenso
 
 
 def _ratio(change: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    return tf.cast(change / tf.maximum(weights, tf.cast(1e-12, weights.dtype)), tf.float32)
+    """A change as a share of the weights. Those at zero, as biases begin, would make it infinite: there it is 1."""
+    return tf.cast(tf.where(weights > 0, tf.math.divide_no_nan(change, weights), tf.sign(change)), tf.float32)

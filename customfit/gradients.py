@@ -8,6 +8,7 @@ the clip, so that the clip has the last word.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -58,13 +59,13 @@ class GradientPipeline:
 
     def check_optimizer(self, optimizer: Any) -> None:
         """Refuses an optimizer that accumulates gradients, too."""
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        own = getattr(inner, "gradient_accumulation_steps", None)
-        if own and self.accumulation_steps:
-            raise ValueError(
-                "`gradient_accumulation_steps` must be set in `compile()` or in the optimizer, not in both. Received: "
-                f"gradient_accumulation_steps={self.accumulation_steps} and an optimizer with {own}"
-            )
+        for each in compat.optimizers_in(optimizer):
+            own = getattr(each, "gradient_accumulation_steps", None)
+            if own and self.accumulation_steps:
+                raise ValueError(
+                    "`gradient_accumulation_steps` must be set in `compile()` or in the optimizer, not in both. "
+                    f"Received: gradient_accumulation_steps={self.accumulation_steps} and an optimizer with {own}"
+                )
 
     @property
     def updates(self) -> list[Update]:
@@ -94,6 +95,7 @@ class GradientPipeline:
         """Has each variable's gradients measured from now on; steps that do not do so yet are traced again."""
         if not self.metrics.layers:
             self.metrics.layers = True
+            self._updates = {key: update.traced_anew() for key, update in self._updates.items()}
             model.forget_steps()
 
     def apply(
@@ -121,7 +123,13 @@ class GradientPipeline:
         if self.guard.policy is None:
             update.take_in(gradients, rows)
             return
-        bad = self.guard.judge(gradients, variables, loss, scaled=compat.has_dynamic_scale(optimizer))
+        bad = self.guard.judge(
+            gradients,
+            loss,
+            scaled=compat.has_dynamic_scale(optimizer),
+            first_name=update.first_name,
+            begins_step=update is self.updates[0],
+        )
         self.metrics.count_skipped(bad)
         update.take_in(gradients, rows, good=tf.logical_not(bad))
 
@@ -150,6 +158,13 @@ class GradientPipeline:
     def has_events(self) -> bool:
         """Whether something is to be done around steps: `heed` after each, `flush` at the end of an epoch."""
         return bool(self.accumulation_steps) or self.guard.ends
+
+    def begin(self) -> None:
+        """At the begin of training: nothing is left of one that was cut off."""
+        self.guard.stop_reason = None
+        for update in self._updates.values():
+            if update.accumulator is not None:
+                update.accumulator.clear()
 
     def heed(self, model: Any, epoch: int, steps: int) -> None:
         """Looks whether a step was not finite, and raises or stops as `nonfinite=` says.
@@ -201,6 +216,12 @@ class Update:
         self._clip = clip
         steps = pipeline.accumulation_steps
         self.accumulator = None if steps is None else Accumulator(variables, steps)
+        self.first_name = pipeline.guard.know(variables)
+
+    def traced_anew(self) -> Update:
+        """This update, of which nothing is left that has been traced."""
+        self._flush = None
+        return self
 
     @property
     def is_plain(self) -> bool:
@@ -242,12 +263,10 @@ class Update:
         if good is None:
             accumulator.add(gradients, rows)
         else:
-            tf.cond(
-                good,
-                lambda: accumulator.add(gradients, rows),
-                accumulator.skip,
-            )
-        replicas.run_if(accumulator.is_full(), lambda _: self._apply(accumulator.take(self._among)), [])
+            # Where a bad step is the last one, those after it in the block change nothing, and are not counted either.
+            skip = accumulator.count if self._guard.ends else accumulator.skip
+            tf.cond(good, lambda: accumulator.add(gradients, rows), skip)
+        self._apply_accumulated(accumulator, accumulator.is_full())
 
     def flush(self) -> None:
         """Applies what micro-batches there are."""
@@ -255,13 +274,15 @@ class Update:
             return
         if self._flush is None:
             strategy = self._model.distribute_strategy
-            accumulator, among = self.accumulator, self._among
-
-            def flush_replica():
-                replicas.run_if(accumulator.has_some(), lambda _: self._apply(accumulator.take(among)), [])
-
+            flush_replica = functools.partial(self._apply_accumulated, self.accumulator, tf.constant(True))
             self._flush = tf.function(lambda: strategy.run(flush_replica), autograph=False)
         self._flush()
+
+    def _apply_accumulated(self, accumulator: Accumulator, due: tf.Tensor) -> None:
+        """Where an update is due, applies what micro-batches there are, and begins anew even if none is good."""
+        has_rows = accumulator.has_rows()
+        replicas.run_if(due & has_rows, lambda _: self._apply(accumulator.take(self._among)), [])
+        tf.cond(due & tf.logical_not(has_rows), accumulator.clear, accumulator.count)
 
     def _apply(self, gradients: Sequence[Gradient]) -> None:
         """Transforms, clips and applies the gradients of an update, which are summed over replicas."""

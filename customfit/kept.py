@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from customfit import replicas
 from customfit.compat import tf
 
 
@@ -19,3 +20,11 @@ class KeptValues:
         """Gives the variables the values that they had."""
         for variable, value in self._values:
             variable.assign(value)
+
+    def put_back_where(self, condition: tf.Tensor) -> None:
+        """The same in a graph, where a condition holds, which must be the same on all replicas."""
+        if replicas.replica_count() == 1:
+            replicas.run_if(condition, lambda _: self.put_back(), [])
+            return
+        for variable, value in self._values:  # replicas agree on each, which they must not do within a branch
+            variable.assign(tf.where(condition, value, variable))

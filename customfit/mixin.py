@@ -130,7 +130,13 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
 
     def compile_from_config(self, config: dict) -> None:
         """Compiles the model with what `get_compile_config` gave: what `load_model` does."""
-        self.compile(**compat.deserialize_keras_object(config))
+        options = compat.deserialize_keras_object(config)
+        try:
+            inspect.signature(self.compile).bind(**options)
+        except TypeError:  # a `compile()` of the user's that takes something else: Keras warns, and leaves it to them
+            super().compile_from_config(config)
+            return
+        self.compile(**options)
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
@@ -251,7 +257,7 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         results = super().get_metrics_result()
         metrics = self.gradient_pipeline.metrics
         if tf.executing_eagerly() and metrics.has_results:  # a step in a graph adds them itself
-            results = {**results, **metrics.results()}
+            results = {**results, **compat.to_host(metrics.results())}
         return results
 
     def reset_metrics(self) -> None:
@@ -283,6 +289,14 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         finally:
             if isinstance(callbacks, keras.callbacks.CallbackList):
                 callbacks.callbacks.remove(events)
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains the model on one batch as `keras.Model.train_on_batch` does; `nonfinite=` is heeded after it."""
+        logs = super().train_on_batch(*args, **kwargs)
+        self.gradient_pipeline.heed(
+            self, 0, self.gradient_pipeline.guard.steps if self.gradient_pipeline.guard.ends else 0
+        )
+        return logs
 
     def forget_steps(self) -> None:
         """Has the steps traced anew, as after `compile()`, because what they do has changed."""

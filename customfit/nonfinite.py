@@ -18,7 +18,7 @@ from customfit.compat import tf
 from customfit.kept import KeptValues
 
 POLICIES = (None, "skip", "raise", "stop")
-FINE, LOSS = -2, -1  # values of `culprit`; others are the index of a variable
+LOSS = -1  # as `culprit`; others are the index of a variable
 
 
 class NonFiniteError(FloatingPointError):
@@ -74,8 +74,13 @@ class Guard:
             self._steps = replicas.variable(tf.constant(0, tf.int64), "steps")
             self._skipped = replicas.variable(tf.constant(0, tf.int64), "skipped_steps")
             self._bad_step = replicas.variable(tf.constant(-1, tf.int64), "bad_step")
-            self._culprit = replicas.variable(tf.constant(FINE, tf.int64), "culprit")
+            self._culprit = replicas.variable(tf.constant(LOSS, tf.int64), "culprit")
             self.variables = [self._steps, self._skipped, self._bad_step, self._culprit]
+
+    @property
+    def steps(self) -> int:
+        """How many steps have been looked at. It waits for the device."""
+        return int(self._steps.numpy()) if self.variables else 0
 
     @property
     def skipped(self) -> int:
@@ -100,26 +105,32 @@ class Guard:
         if bad is None:
             return  # a step that has updated nothing
 
-        def undo():
-            kept.put_back()
-            return tf.constant(0)
-
-        tf.cond(bad, undo, lambda: tf.constant(0))
+        kept.put_back_where(bad)
         if self.dump is not None:
             debug.write_structure(self.dump, data)
             first = bad & tf.equal(self._bad_step, self._steps - 1)
             tf.cond(first, lambda: debug.write_batch(self.dump, data), lambda: tf.constant(0))
 
-    def judge(self, gradients: Sequence[Gradient], variables: Sequence[Any], loss: Any, scaled: bool) -> tf.Tensor:
+    def know(self, variables: Sequence[Any]) -> int:
+        """Takes down the names of variables that may be to blame. Returns the index of the first."""
+        first = len(self._names)
+        self._names += [compat.variable_path(variable) for variable in variables]
+        return first
+
+    def judge(
+        self, gradients: Sequence[Gradient], loss: Any, scaled: bool, first_name: int = 0, begins_step: bool = True
+    ) -> tf.Tensor:
         """Whether this step must change nothing, the same on all replicas.
 
         Args:
             gradients: The gradients.
-            variables: Their variables.
             loss: The loss, or `None`.
             scaled: Whether a dynamic loss scale finds its value by gradients that overflow. They are its business then.
+            first_name: What `know` returned for their variables.
+            begins_step: Whether this is the first of the updates of a step.
         """
-        self._names = [compat.variable_path(variable) for variable in variables]
+        if begins_step:
+            self._steps.assign_add(1)
         seen = [tf.constant(True) if loss is None else _is_finite(loss)]
         seen += [tf.constant(True) if scaled or gradient is None else _is_finite(gradient) for gradient in gradients]
         infinite = tf.stack([tf.logical_not(finite) for finite in seen])
@@ -127,12 +138,12 @@ class Guard:
         if self.ends:
             first = bad & (self._bad_step < 0)
             # The first replica speaks for all; what was bad on another one is then found by its gradients' sum.
-            index = tf.where(tf.reduce_any(infinite), tf.argmax(tf.cast(infinite, tf.int32)) - 1, LOSS)
+            found = tf.argmax(tf.cast(infinite, tf.int32)) - 1
+            index = tf.where(tf.reduce_any(infinite) & (found >= 0), found + first_name, LOSS)
             self._culprit.assign(tf.where(first, index, self._culprit))
-            self._bad_step.assign(tf.where(first, self._steps, self._bad_step))
+            self._bad_step.assign(tf.where(first, self._steps - 1, self._bad_step))
             bad = bad | (self._bad_step >= 0)
         self._skipped.assign_add(tf.cast(bad, tf.int64))
-        self._steps.assign_add(1)
         self._here.bad = bad
         return bad
 
@@ -148,15 +159,18 @@ class Guard:
         if not self.ends or not self.variables or int(self._bad_step.numpy()) < 0:
             return None
         culprit = int(self._culprit.numpy())
-        ago = int(self._steps.numpy()) - int(self._bad_step.numpy())
+        ago = self.steps - int(self._bad_step.numpy())
         self._bad_step.assign(-1)
-        self._culprit.assign(FINE)
         return ("loss" if culprit == LOSS else self._names[culprit]), ago
 
     def save(self, model: Any) -> str | None:
-        """Saves what the bad step began from, if asked to, beside its batch. Returns the folder."""
-        if self.dump is not None:
-            debug.save_state(self.dump, model)
+        """Saves what the bad step began from, if asked to, beside its batch. Returns the folder.
+
+        A batch is there only if the step was that of `CustomTrainMixin`.
+        """
+        if self.dump is None or not debug.has_batch(self.dump):
+            return None
+        debug.save_state(self.dump, model)
         return self.dump
 
 

@@ -151,8 +151,9 @@ def _checkpoints(directory: Any, interval: Any, epochs: int, steps: int | None) 
 
 
 def _accumulation(model: keras.Model) -> int:
-    of_model = getattr(model, "gradient_accumulation_steps", None)
-    return int(of_model or getattr(model.optimizer, "gradient_accumulation_steps", None) or 1)
+    return int(
+        model.gradient_pipeline.accumulation_steps or getattr(model.optimizer, "gradient_accumulation_steps", None) or 1
+    )
 
 
 def _bytes(variables: list) -> int:

@@ -36,9 +36,10 @@ def variable(initial: Any, name: str, summed: bool = False) -> tf.Variable:
 
 
 def can_assign(variable: tf.Variable) -> bool:
-    """Whether a replica may assign to it alone: where there are several, only to what each has for itself."""
-    on_read = tf.VariableSynchronization.ON_READ
-    return replica_count() == 1 or getattr(variable, "synchronization", None) == on_read
+    """Whether a replica may assign to it: where there are several, to what each has for itself, or they agree on."""
+    agreed = (tf.VariableAggregation.MEAN, tf.VariableAggregation.ONLY_FIRST_REPLICA)
+    on_read = getattr(variable, "synchronization", None) == tf.VariableSynchronization.ON_READ
+    return replica_count() == 1 or on_read or getattr(variable, "aggregation", None) in agreed
 
 
 def copies(strategy: tf.distribute.Strategy, variable: tf.Variable) -> list[tf.Variable]:

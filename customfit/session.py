@@ -168,6 +168,7 @@ class TrainingSession:
 
     def __enter__(self) -> TrainingSession:
         self._resumption.open()
+        self.model.gradient_pipeline.begin()
         self._running, self._terminated = True, False
         self._trainable_state.__enter__()
         self._signals.begin()

@@ -11,7 +11,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from customfit import CustomTrainModel
+from customfit import CustomTrainModel, compat
 from customfit.compat import keras
 
 
@@ -26,15 +26,16 @@ class SAM(CustomTrainModel):
         gradients, loss, y_pred = self.descend(x, y)
 
         norm = tf.linalg.global_norm(gradients)
-        up = [gradient * (self.rho / (norm + 1e-12)) for gradient in gradients]
-        for weight, step in zip(weights, up):
-            weight.assign_add(step)
+        here = [tf.identity(weight) for weight in weights]
+        for weight, gradient in zip(weights, gradients):
+            weight.assign_add(gradient * (self.rho / (norm + 1e-12)))
         gradients, _, _ = self.descend(x, y)
-        for weight, step in zip(weights, up):
-            weight.assign_sub(step)
+        for weight, value in zip(weights, here):
+            weight.assign(value)  # what was added may not be finite: it cannot be subtracted again
 
-        self.apply_gradients(gradients, weights, batch_size=tf.shape(x)[0])
-        return {**self.compute_metrics(x, y, y_pred, None), "loss": loss}
+        self.apply_gradients(gradients, weights, loss=loss, batch_size=tf.shape(x)[0])
+        compat.track_loss(self, loss, x)  # in Keras 3 a step does so; in Keras 2 `compute_loss` has done it
+        return self.compute_metrics(x, y, y_pred, None)
 
     def descend(self, x, y):
         """The gradients at the weights of this moment, the loss, and the outputs."""

@@ -21,6 +21,6 @@ def _fresh_keras():
     yield
     keras.backend.clear_session()
     tf.config.run_functions_eagerly(False)
-    # Keras collects garbage in there. Half a second a test, unless what is here to stay (TensorFlow's modules, and graphs
-    # that its runtime keeps) is left out of that.
+    # Keras collects garbage in there, for half a second a test, unless what is here to stay is left out of it:
+    # TensorFlow's modules, and graphs that its runtime keeps.
     gc.freeze()

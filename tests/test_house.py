@@ -14,7 +14,8 @@ PACKAGE = ROOT / "customfit"
 # Each module may import from those in rows above its own, and from its own row's folder.
 LAYERS = [
     {"compat", "_version"},
-    {"arguments", "kept", "layers", "replicas"},
+    {"arguments", "layers", "replicas"},
+    {"kept"},
     {"clipping", "optimizers"},
     {"accumulation", "gradient_metrics", "debug"},
     {"nonfinite"},

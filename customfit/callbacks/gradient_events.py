@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from customfit import compat
 from customfit.compat import keras
 
 
 class GradientEvents(keras.callbacks.Callback):
     """Ends training after a step that was not finite, and an epoch with what is left of accumulated gradients."""
 
+    def on_train_begin(self, logs=None):
+        self.model.gradient_pipeline.begin()
+
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
+        self._epoch, self._steps_before = epoch, self.model.gradient_pipeline.guard.steps
 
     def on_train_batch_end(self, batch, logs=None):
-        self.model.gradient_pipeline.heed(self.model, self._epoch, batch + 1)
+        pipeline = self.model.gradient_pipeline
+        if pipeline.guard.ends:  # by its own count: what `fit` says of the end of an execution differs between releases
+            pipeline.heed(self.model, self._epoch, pipeline.guard.steps - self._steps_before)
 
     def on_test_begin(self, logs=None):
         self.model.gradient_pipeline.flush()
 
     def on_epoch_end(self, epoch, logs=None):
+        self.on_train_batch_end(
+            None
+        )  # `fit` of some releases says nothing of an execution that the data's end cut short
         self.model.gradient_pipeline.flush()
+        if logs is not None:  # they were made before the flush
+            logs.update(compat.to_host(self.model.gradient_pipeline.metrics.results()))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from customfit import layers, replicas
+from customfit import compat, layers, replicas
 from customfit.clipping.functions import (
     Gradient,
     clip_adaptively,
@@ -198,18 +198,16 @@ def check_no_other_clip(clip: Clip | None, optimizer: Any) -> None:
     Raises:
         ValueError: If both clip.
     """
-    if clip is None or optimizer is None:
+    if clip is None:
         return
-    for option in Clip.FUNCTIONS:
-        value = getattr(optimizer, option, None)
-        if value:
-            raise ValueError(
-                f"`{clip.option}` must not be set beside an optimizer that clips by itself: take one of the two away. "
-                f"Received: {clip.option}={clip.value} and an optimizer of {option}={value}"
-            )
-    groups = [*getattr(optimizer, "groups", {}).values(), *getattr(optimizer, "optimizers", [])]  # ours, and Keras's
-    for inner in [getattr(optimizer, "inner_optimizer", None), *groups]:
-        check_no_other_clip(clip, inner)
+    for each in compat.optimizers_in(optimizer):
+        for option in Clip.FUNCTIONS:
+            value = getattr(each, option, None)
+            if value:
+                raise ValueError(
+                    f"`{clip.option}` must not be set beside an optimizer that clips by itself: take one of the two "
+                    f"away. Received: {clip.option}={clip.value} and an optimizer of {option}={value}"
+                )
 
 
 def _check(option: str, value: Any) -> float:
