@@ -36,10 +36,10 @@ def variable(initial: Any, name: str, summed: bool = False) -> tf.Variable:
 
 
 def can_assign(variable: tf.Variable) -> bool:
-    """Whether a replica may assign to it: where there are several, to what each has for itself, or they agree on."""
-    agreed = (tf.VariableAggregation.MEAN, tf.VariableAggregation.ONLY_FIRST_REPLICA)
+    """Whether a replica may assign to it: where there are several, not if what they assign is summed for all."""
     on_read = getattr(variable, "synchronization", None) == tf.VariableSynchronization.ON_READ
-    return replica_count() == 1 or on_read or getattr(variable, "aggregation", None) in agreed
+    summed = getattr(variable, "aggregation", None) == tf.VariableAggregation.SUM
+    return replica_count() == 1 or on_read or not summed
 
 
 def copies(strategy: tf.distribute.Strategy, variable: tf.Variable) -> list[tf.Variable]:

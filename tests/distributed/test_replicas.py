@@ -218,6 +218,20 @@ class TestPipeline:
         one = weight(one_device, how, np.delete(LINE_X, [2, 3], 0), np.delete(LINE_Y, [2, 3], 0))
         assert weight(strategy, how, bad, nonfinite="skip") == pytest.approx(one, rel=1e-6)
 
+    def test_a_skipped_batch_leaves_moving_averages_alone(self, strategy, how):
+        bad = X.copy()
+        bad[20] = np.nan
+        options = {"nonfinite": "skip"}
+        model, history = train(strategy, models.batch_norm, how, x=bad, options=options)
+        assert all(np.isfinite(weights).all() for weights in model.get_weights())
+        assert np.isfinite(history.history["loss"]).all()
+
+    def test_slices_are_accumulated(self, strategy, one_device, how):
+        options = {"gradient_accumulation_steps": 2, "optimizer": "sgd"}
+        one, two = (train(each, models.embedding, how, options=options)[0] for each in (one_device, strategy))
+        for single, mine in zip(one.get_weights(), two.get_weights()):
+            np.testing.assert_allclose(mine, single, rtol=1e-5, atol=1e-7)  # sums in another order
+
     def test_a_bad_batch_raises(self, strategy, how):
         bad = LINE_X.copy()
         bad[3] = np.nan
