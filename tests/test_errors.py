@@ -109,12 +109,3 @@ def test_wrong_clips(model, options, message):
         model.compile("sgd", "mse", **options)
     assert model.optimizer is optimizer
     assert model.gradient_clip is None
-
-
-def test_several_replicas_are_refused_rather_than_trained_wrongly(model, monkeypatch):
-    class TwoReplicas:
-        num_replicas_in_sync = 2
-
-    monkeypatch.setattr(type(model), "distribute_strategy", TwoReplicas())
-    with pytest.raises(NotImplementedError, match="TwoReplicas with 2 replicas"):
-        model.custom_fit(X, Y, verbose=0)
