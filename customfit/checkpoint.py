@@ -80,8 +80,17 @@ class Checkpointer:
         self._drew_seed = False
 
     def open(self) -> None:
-        """Locks the directory."""
-        self._store.open()
+        """Locks the directory.
+
+        Raises:
+            CheckpointError: If it cannot be made or written, whatever `on_error`: nothing has been trained yet.
+        """
+        try:
+            self._store.open()
+        except OSError as error:
+            raise CheckpointError(
+                f"`checkpoint_dir` must be a directory that can be written. Received: {self._store.directory} ({error})"
+            ) from error
 
     def close(self) -> None:
         """Gives the directory back."""
@@ -91,7 +100,8 @@ class Checkpointer:
         finally:
             self._drew_seed = False
             self._state = self._from = self._saved = None
-            self._store.close()
+            with self._errors("The lock could not be given back in"):
+                self._store.close()
 
     # -------------------------------------------------------------------------------------------------- to resume
 
@@ -122,9 +132,9 @@ class Checkpointer:
         path, record = self._from
         self._header = {name: record[name] for name in ("run", "seed", "fingerprint")}
         self._check(fingerprint, path, record)
-        progress = self.restore()
-        assert progress is not None
+        progress = state.restore(path, record)
         state.seek(path, record, progress.step)
+        state.set_generators()
         self._saved = progress.epoch, progress.step
         self._saved_at = self._clock()
         _logger.info("Training goes on from %s: epoch %d, step %d.", path, progress.epoch + 1, progress.step)
@@ -134,7 +144,9 @@ class Checkpointer:
         """Gives back the state of the checkpoint that this training came from, but the positions in the data."""
         if self._from is None or self._state is None:
             return None
-        return self._state.restore(*self._from)
+        progress = self._state.restore(*self._from)
+        self._state.set_generators()
+        return progress
 
     def _check(self, fingerprint: dict, path: Path, record: dict) -> None:
         found = differences(record["fingerprint"], fingerprint, record["learning rates"])
@@ -209,15 +221,15 @@ class Checkpointer:
                 self._store.lock.keep()
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, what: str = "A checkpoint could not be written to") -> Iterator[None]:
         """Has a failure to write be one of ours, or a warning, as `on_error` says."""
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
-            what = f"A checkpoint could not be written to {self._store.directory}: {error}"
+            what = f"{what} {self._store.directory}: {error}"
             if self._on_error == "raise":
                 raise CheckpointError(what) from error
-            warnings.warn(f"{what}. Training goes on without it.", stacklevel=2)
+            warnings.warn(f"{what}. Training goes on.", stacklevel=2)
 
 
 def _interval(interval: Any) -> tuple[int | None, float | None]:

@@ -451,6 +451,12 @@ def keras_seed_variables() -> list:
     return [] if generator is None else [generator.state]
 
 
+def make_keras_seed() -> None:
+    """Makes Keras 3's global seed generator, if it has not been used yet."""
+    if not keras_seed_variables():
+        keras.random.uniform(())
+
+
 def global_seed() -> int | None:
     """The seed of `tf.random.set_seed`, or `None`. It can be asked for in public only where it is used: in a graph."""
     seeds: list = []
@@ -519,13 +525,14 @@ _CALLBACK_STATE = {
     "ReduceLROnPlateau": ("wait", "best", "cooldown_counter"),
     "ModelCheckpoint": ("best", "epochs_since_last_save", "_batches_seen_since_last_saving", "_last_batch_seen"),
     "TensorBoard": ("_global_train_batch", "_global_test_batch"),
+    "SwapEMAWeights": ("_ema_weights_in_model",),
 }
 
 
 def callback_state(callback) -> dict | None:
     """What one of Keras's own callbacks remembers, or `None` where that is nothing."""
     for kind, names in _CALLBACK_STATE.items():
-        if isinstance(callback, getattr(keras.callbacks, kind)):
+        if isinstance(callback, getattr(keras.callbacks, kind, ())):
             return {name: getattr(callback, name) for name in names if hasattr(callback, name)}
     return None
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from customfit import compat
 from customfit.compat import keras
 from customfit.packing import as_json
@@ -25,7 +27,10 @@ def fingerprint(model: keras.Model, data: Any, options: dict) -> dict:
     return as_json(
         {
             "Keras": compat.GENERATION,
-            "loss": _named(getattr(model, "loss", None)),
+            **_layers(model.layers),
+            "loss": _loss(getattr(model, "loss", None)),
+            "loss_weights": _plain(_compile_config(model).get("loss_weights")),
+            "jit_compile": compat.jit_compile(model),
             "optimizer": [config for config, _ in optimizers],
             "learning rate": [rate for _, rates in optimizers for rate in rates],
             "gradients": {k: v for k, v in model.gradient_pipeline.get_config().items() if k != "nonfinite_dump"},
@@ -77,25 +82,65 @@ def _config(optimizer: Any) -> tuple[dict, list]:
     """An optimizer's options, and its learning rates, which callbacks may change."""
     rates: list = []
 
-    def clean(config: Any) -> Any:
+    def without_rates(config: Any) -> Any:
         if isinstance(config, dict):
-            cleaned = {}
-            for key, value in config.items():
-                if key == "learning_rate" and not isinstance(value, dict):
-                    rates.append(float(value))
-                elif key not in ("name", "registered_name", "module", "build_config"):
-                    cleaned[key] = clean(value)
-            return cleaned
-        return [clean(item) for item in config] if isinstance(config, (list, tuple)) else config
+            rates.extend(
+                float(value) for key, value in config.items() if key == "learning_rate" and not isinstance(value, dict)
+            )
+            return {
+                key: without_rates(value)
+                for key, value in config.items()
+                if key != "learning_rate" or isinstance(value, dict)
+            }
+        return [without_rates(item) for item in config] if isinstance(config, (list, tuple)) else config
 
-    return {"class": type(optimizer).__name__, **clean(optimizer.get_config())}, rates
+    return {"class": type(optimizer).__name__, **_plain(without_rates(_config_of(optimizer)))}, rates
 
 
-def _named(loss: Any) -> Any:
+def _layers(layers: list) -> dict:
+    """What layers compute: their options without names and initial values, and those of layers within them."""
+    found = {}
+    for index, layer in enumerate(layers):
+        options = {key: value for key, value in _config_of(layer).items() if not key.endswith("_initializer")}
+        inner = _layers(layer.layers) if hasattr(layer, "layers") else _plain(options)
+        found[f"layer {index} ({type(layer).__name__})"] = {**inner, "dtype": layer.compute_dtype}
+    return found
+
+
+def _loss(loss: Any) -> Any:
     if isinstance(loss, dict):
-        return {name: _named(each) for name, each in loss.items()}
+        return {name: _loss(each) for name, each in loss.items()}
     if isinstance(loss, (list, tuple)):
-        return [_named(each) for each in loss]
+        return [_loss(each) for each in loss]
     if loss is None or isinstance(loss, str):
         return loss
-    return getattr(loss, "__name__", None) or type(loss).__name__
+    if hasattr(loss, "__name__"):
+        return loss.__name__
+    return {"class": type(loss).__name__, **_plain(_config_of(loss))}
+
+
+def _config_of(thing: Any) -> dict:
+    """Its options, as far as it says them."""
+    try:
+        return thing.get_config()
+    except (AttributeError, NotImplementedError):  # a class of the user's, which has none
+        return {}
+
+
+def _compile_config(model: keras.Model) -> dict:
+    try:
+        return model.get_compile_config() or {}
+    except (TypeError, ValueError, NotImplementedError):  # something of the user's that cannot be serialised
+        return {}
+
+
+def _plain(config: Any) -> Any:
+    """What JSON can hold of options and is the same in each process: no names, and of other objects their class."""
+    if isinstance(config, dict):
+        left_out = ("name", "registered_name", "module", "build_config", "shared_object_id")
+        return {str(key): _plain(value) for key, value in config.items() if key not in left_out}
+    if isinstance(config, (list, tuple)):
+        return [_plain(item) for item in config]
+    if config is None or isinstance(config, (str, bool, int, float)):
+        return config
+    return config.item() if isinstance(config, np.generic) else type(config).__name__

@@ -431,7 +431,8 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
         dry_run = DryRun(fast_dev_run, overfit_batches, sanity_validation)
         dry_run.check(checkpoint_dir)
         if fast_dev_run:
-            epochs, max_steps, max_time, validation_interval, checkpoint_dir = initial_epoch + 1, None, None, None, None
+            epochs, max_steps, max_time, checkpoint_dir = initial_epoch + 1, None, None, None
+            validation_freq, validation_interval = 1, None
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = split_rows((x, y, sample_weight), validation_split)
         train_data = make_source(

@@ -96,7 +96,7 @@ def make_plan(
     return Plan(
         epochs=count,
         steps=steps,
-        updates=None if steps is None else math.ceil(steps / accumulation),
+        updates=None if steps is None else _updates(steps, data.steps or steps, accumulation),
         validations=validations,
         checkpoints=_checkpoints(checkpoint_dir, checkpoint_interval, count, steps),
         parameter_bytes=_bytes(model.weights),
@@ -148,6 +148,12 @@ def _checkpoints(directory: Any, interval: Any, epochs: int, steps: int | None) 
     if interval == "epoch":
         return epochs
     return None if steps is None or not isinstance(interval, int) else math.ceil(steps / interval)
+
+
+def _updates(steps: int, epoch_steps: int, accumulation: int) -> int:
+    """Each epoch ends with an update by what is left."""
+    epochs, rest = divmod(steps, epoch_steps)
+    return epochs * math.ceil(epoch_steps / accumulation) + math.ceil(rest / accumulation)
 
 
 def _accumulation(model: keras.Model) -> int:

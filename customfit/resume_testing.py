@@ -105,6 +105,8 @@ def check_resume(
         for step, moment in plan:
             if run(Path(folder, "killed"), Path(folder, "result"), kill=(step, moment)) is None:
                 done.append((step, moment))
+        if not done:
+            raise ValueError(f"`kill_at` must name steps that there are. Received: {kill_at!r}, of {steps} steps")
         killed = _Result.read(run(Path(folder, "killed"), Path(folder, "result")))
     variable, difference = alone.difference(killed)
     if difference is not None:

@@ -71,7 +71,13 @@ class Resumption:
             return None
         sources = self._validation.data
         self._state = TrainingState(self._model, self._callbacks, data, sources)
-        validation = {"sets": list(sources), "freq": self._validation.freq, "interval": self._validation.interval}
+        validation = {
+            "sets": {
+                name: source.describe() if hasattr(source, "describe") else None for name, source in sources.items()
+            },
+            "freq": self._validation.freq,
+            "interval": self._validation.interval,
+        }
         identity = fingerprint(self._model, data, {"validation": validation, **self._identity})
         return self._checkpointer.begin(self._state, identity)
 
@@ -90,12 +96,15 @@ class Resumption:
         """How many steps, from this one on, until a checkpoint is due."""
         return math.inf if self._checkpointer is None else self._checkpointer.steps_until_due(total_steps)
 
+    def beat(self) -> None:
+        """Shows other processes that this one lives."""
+        if self._checkpointer is not None:
+            self._checkpointer.beat()
+
     def after_block(self, total_steps: int) -> bool:
         """Whether a checkpoint is due within an epoch."""
-        if self._checkpointer is None:
-            return False
-        self._checkpointer.beat()
-        return self._checkpointer.due_after_block(total_steps)
+        self.beat()
+        return self._checkpointer is not None and self._checkpointer.due_after_block(total_steps)
 
     def after_epoch(self) -> bool:
         """Whether one is due after an epoch."""

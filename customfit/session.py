@@ -156,6 +156,7 @@ class TrainingSession:
         self._trainable_state = compat.compiled_trainable_state(model)
         self._running = False
         self._in_epoch = False
+        self._stopped_before = False  # within the epoch that was taken up: no step of it is left
         self._first_epoch = lambda: initial_epoch
         self._step_logs: dict = {}  # of the last step; tensors
         self._epoch_logs: dict | None = None  # of the epoch so far, once its training is over
@@ -248,7 +249,7 @@ class TrainingSession:
         """Sets the metrics to zero and fires `on_epoch_begin`."""
         self.epoch, self.step = epoch, 0
         self._step_logs, self._epoch_logs, self._extra_logs = {}, None, {}
-        self._in_epoch, self._validated = True, False
+        self._in_epoch, self._validated, self._stopped_before = True, False, False
         self.model.reset_metrics()
         self.callbacks.on_epoch_begin(epoch)
 
@@ -307,6 +308,8 @@ class TrainingSession:
         While a callback has a batch hook, `steps_per_execution`; else about a tenth of a second's worth. None where a
         limit is reached, and never more than there are until a limit, a validation or a checkpoint is due.
         """
+        if self._stopped_before:
+            return 0
         left = self._limits.steps_left(self.total_steps)
         if left == 0:
             self._end_by_limit()
@@ -424,11 +427,15 @@ class TrainingSession:
     def _run_validation(self) -> dict:
         kept = KeptValues([*metric_variables(self.model), *random_variables(self.model)])
         try:
-            return self._validation.run(self._signals.heed)
+            return self._validation.run(self._between_validation_steps)
         except (KeyboardInterrupt, Terminated):
             kept.put_back()  # the checkpoint is of the moment before: validation is due
             self._save()
             raise
+
+    def _between_validation_steps(self) -> None:
+        self._resumption.beat()
+        self._signals.heed()
 
     def _end_by_limit(self) -> None:
         """Notes that a limit is reached. The checkpoint is of the open epoch: with another limit it goes on."""
@@ -452,9 +459,13 @@ class TrainingSession:
         return progress
 
     def _go_on_within_epoch(self) -> None:
-        self.step = self._go_on(self._resumption.again()).step  # type: ignore[union-attr]
+        progress = self._resumption.again()
+        self._go_on(progress)
+        self.step = progress.step
+        self.model.stop_training = progress.stopped
         if self._validation.due_at(self.total_steps):
             self._validate_within_epoch()
+        self._stopped_before = bool(self.model.stop_training)
 
     def _is_over(self, progress: Progress | None) -> bool:
         """Whether the training that was taken up has ended: then no further epoch begins."""
@@ -462,7 +473,7 @@ class TrainingSession:
             return False
         if progress.step == 0:
             self._limit = self._limits.reached(progress.total_steps)
-        return progress.stopped or self._limit is not None
+        return (progress.stopped and progress.step == 0) or self._limit is not None
 
     def _save(self, logs: dict | None = None) -> None:
         """Makes a checkpoint of this moment: within an epoch, or after one."""
@@ -473,7 +484,7 @@ class TrainingSession:
             epoch=self.epoch if self._in_epoch else self.epoch + 1,
             step=self.step if self._in_epoch else 0,
             total_steps=self.total_steps,
-            stopped=bool(self.model.stop_training) and not self._in_epoch,
+            stopped=bool(self.model.stop_training),
             validations=self._validation.done,
             extra_logs=self._extra_logs if self._in_epoch else {},
             step_logs=compat.to_host(self._step_logs),

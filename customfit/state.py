@@ -27,7 +27,7 @@ class Progress:
         epoch: The epoch that is going on, or the next one.
         step: Steps of it that are done; 0 between two epochs.
         total_steps: Steps of all epochs.
-        stopped: Whether something has asked to stop: then training is over.
+        stopped: Whether something has asked to stop: then training is over, once the epoch that is going on has ended.
         validations: What `validation_interval` has found.
         step_logs: The last step's logs.
         extra_logs: Values of this epoch by `session.log()`.
@@ -60,6 +60,7 @@ class TrainingState:
         self._train_data: Any = train_data
         self._validation_data = validation_data
         self.batch_spec: Any = getattr(train_data, "element_spec", None)
+        self._random: dict = {}
 
     def save(self, folder: Path, progress: Progress) -> dict:
         """Writes the state.
@@ -90,9 +91,14 @@ class TrainingState:
         return record
 
     def restore(self, folder: Path, record: dict) -> Progress:
-        """Gives everything back that `save` has written, but the positions in the data: see `seek`."""
+        """Gives everything back that `save` has written, but positions in the data and global generators.
+
+        See `seek` and `set_generators`: data that is read again draws from these as it did at first.
+        """
         tensors = read_tensors(folder / VARIABLES)
         named = dict(record["variables"])
+        if any(name.startswith("global/") for name in named):
+            compat.make_keras_seed()
         variables = variables_of(self._model)
         if any(name not in variables and not name.startswith("op/") for name in named):
             spec = unpack(record["batch"], tensors) if self.batch_spec is None else self.batch_spec
@@ -106,7 +112,7 @@ class TrainingState:
         if randomness is not None:
             randomness.restore({name[3:]: tensors[name] for name in named if name.startswith("op/")})
         self._set_callback_states(unpack(record["callbacks"], tensors))
-        set_random_states(unpack(record["random"], tensors))
+        self._random = unpack(record["random"], tensors)
         return Progress(**unpack(record["progress"], tensors))
 
     def seek(self, folder: Path, record: dict, step: int) -> None:
@@ -120,6 +126,13 @@ class TrainingState:
                 for _ in range(positions[name]["_epochs"]):
                     source.restart()
                     source.seek({**positions[name], "_epochs": 1, "_made": 1, "iterator": False}, 0, None)
+
+    def set_generators(self) -> None:
+        """Has the global random generators go on from where they were.
+
+        Data of Python code, which has been read again by now, has moved those of Python and NumPy to where they belong.
+        """
+        set_random_states(self._random, of_python=not getattr(self._train_data, "reads_again", False))
 
     def _positions(self, folder: Path) -> dict:
         positions: dict = {
@@ -261,11 +274,12 @@ def random_states() -> dict:
     }
 
 
-def set_random_states(states: dict) -> None:
-    """Has the random generators go on from what `random_states` gave."""
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
-    np.random.set_state(tuple(states["numpy"]))
+def set_random_states(states: dict, of_python: bool = True) -> None:
+    """Has the random generators go on from what `random_states` gave, those of Python and NumPy only if asked to."""
+    if of_python:
+        version, internal, gauss = states["python"]
+        random.setstate((version, tuple(internal), gauss))
+        np.random.set_state(tuple(states["numpy"]))
     if states["eager"] is not None:
         compat.set_eager_random_state(states["eager"])
     if states["generator"] is not None:

@@ -78,7 +78,7 @@ class CheckpointStore:
             except DamagedCheckpointError as error:
                 warnings.warn(f"{error}. Training goes on from the checkpoint before it.", stacklevel=2)
                 os.rename(path, path.with_name(f"damaged-{path.name}"))
-        if paths:
+        if paths or any(self.directory.glob("damaged-*")):
             raise CheckpointError(
                 f"No checkpoint in {self.directory} can be read. The damaged ones are still there; to begin anew, use "
                 "another directory or remove them."
@@ -154,8 +154,10 @@ def verify(path: Path) -> dict:
             if digest != checksum:
                 raise ValueError(f"{name} has another checksum than when it was written")
         return json.loads((path / RECORD).read_text())
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (FileNotFoundError, IsADirectoryError, ValueError, TypeError, AttributeError) as error:
         raise DamagedCheckpointError(f"The checkpoint {path} is damaged: {error}") from error
+    except OSError as error:  # which says nothing of the checkpoint: it may be read another time
+        raise CheckpointError(f"The checkpoint {path} cannot be read: {error}") from error
 
 
 def _number(path: Path) -> int:

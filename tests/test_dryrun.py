@@ -32,6 +32,10 @@ def test_fast_dev_run_is_so_many_batches_of_each_and_saves_nothing(batches, step
 
 def test_fast_dev_run_validates_so_many_batches():
     model, history = train(models.dense, "custom_fit", {**ROWS, **VALIDATION, "fast_dev_run": 2})
+    assert (
+        "val_loss"
+        in train(models.dense, "custom_fit", {**ROWS, **VALIDATION, "fast_dev_run": 1, "validation_freq": 3})[1].history
+    )
     assert history.history["val_loss"] == [model.evaluate(X[:32], Y[:32], batch_size=16, verbose=0)[0]]
 
 
@@ -43,6 +47,23 @@ def test_overfit_batches_trains_on_the_first_ones_again_and_again(data):
     ours = train(models.dropout, "custom_fit", {**rows, "epochs": 3, "overfit_batches": 2})
     few = {"x": X[:32], "y": Y[:32], "epochs": 3, "shuffle": False}
     assert_equal(ours, train(models.dropout, "fit", few, base=keras.Model))
+
+
+def test_overfit_batches_of_data_that_changes_are_the_same_ones():
+    seen = []
+
+    def build(base):
+        class Looks(base):
+            def train_step(self, data):
+                seen.append(np.asarray(data[0]))
+                return super().train_step(data)
+
+        return models.dense(Looks)
+
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(70).batch(16)
+    train(build, "custom_fit", {"x": data, "batch_size": None, "overfit_batches": 2}, run_eagerly=True)
+    for epoch in (2, 4):
+        np.testing.assert_array_equal(seen[0:2], seen[epoch : epoch + 2])
 
 
 def test_sanity_validation_finds_a_mistake_before_the_first_step_and_leaves_no_trace():

@@ -111,7 +111,7 @@ class ArraySource:
             "steps_per_epoch": self.steps,
             "shuffle": self._shuffle,
             "arrays": str(self.element_spec),
-            "first and last rows": self._data.checksum(),
+            "checksum of rows": self._data.checksum(),
         }
 
     def position(self) -> dict:

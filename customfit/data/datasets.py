@@ -22,12 +22,17 @@ class DatasetSource:
         is_dataset: Whether it is a `tf.data.Dataset` of the user's. What Python code gives is found again by reading it
             all again; of a dataset, only the epoch that was cut short, and not even that where its iterator has a state
             that can be saved.
+        epochs: How many epochs will be asked for.
     """
 
-    def __init__(self, data: compat.KerasData, steps: int | None, restarts: bool, is_dataset: bool = False):
+    def __init__(
+        self, data: compat.KerasData, steps: int | None, restarts: bool, is_dataset: bool = False, epochs: int = 1
+    ):
+        self._epochs_wanted = epochs
         self.steps = self._steps_known_at_first = steps or data.num_batches
         self._data = data
         self._is_dataset = is_dataset
+        self.reads_again = not is_dataset
         self.begins_anew = restarts and not is_dataset
         self._restarts = self.restarts = restarts
         self._cardinality = compat.cardinality(data.dataset)
@@ -39,6 +44,7 @@ class DatasetSource:
         self._block: Block | None = None  # the one that is being run
         self._begin = 0  # the step of the epoch with which the next blocks begin
         self._made = 0  # iterators
+        self._upcoming: list = []  # iterators made already
         self._read = 0  # batches, from this iterator
         self._epochs = 0  # that have ended
 
@@ -117,7 +123,7 @@ class DatasetSource:
             self._left = 2**62 if self._cardinality == tf.data.INFINITE_CARDINALITY else self._cardinality
 
     def _make_iterator(self) -> None:
-        self._iterator = next(self._data.iterators)
+        self._iterator = self._upcoming.pop(0) if self._upcoming else next(self._data.iterators)
         self._made += 1
         self._read = 0
 
@@ -169,6 +175,9 @@ class DatasetSource:
         if not position["iterator"]:
             self._iterator = None
         elif iterator_path is not None:
+            # Those of later epochs are made first: where what is read ahead had come to the end of the pass, to read
+            # the state moves the seed of a `shuffle(seed=)` once too often.
+            self._upcoming = [next(self._data.iterators) for _ in range(self._epochs_wanted - 1)]
             tf.train.Checkpoint(iterator=self._iterator).read(iterator_path).assert_consumed()
         elif step or self._data.spans_epochs:
             self._warn_of_reading(position["_read"])
@@ -193,9 +202,10 @@ class DatasetSource:
     def _warn_of_reading(self, batches: int) -> None:
         if batches:
             warnings.warn(
-                f"The data cannot be taken up where it was: {batches} batches are read again, and not trained on. A "
-                "`tf.data.Dataset` without Python functions and `tf.random` ops (but `tf.random.stateless_*`) goes on "
-                "at once.",
+                f"The data cannot be taken up where it was: {batches} batches are read again, and not trained on. What "
+                "it draws from generators of its own (`tf.random.Generator`, Python functions within a "
+                "`tf.data.Dataset`) then differs. A `tf.data.Dataset` without Python functions and `tf.random` ops "
+                "(but `tf.random.stateless_*`) goes on at once.",
                 stacklevel=2,
             )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Callable
 
-from customfit.data.source import Block, Source
+from customfit.data.source import AsItIs, Block, Source
 
 
 class FirstBatches:
@@ -21,6 +21,7 @@ class FirstBatches:
         self._source: Any = source
         self._batches = batches
         self._again = again
+        self._kept: list = []
         self.steps: int | None = batches if source.steps is None else min(batches, source.steps)
 
     def restart(self) -> None:
@@ -33,6 +34,15 @@ class FirstBatches:
 
     def blocks(self, size: Callable[[int], int]) -> Iterator[Block]:
         """The next epoch's steps, in blocks of at most `size(step)` steps."""
-        if self._again:
-            self._source.restart()
-        yield from self._source.blocks(lambda step: min(size(step), max(0, self._batches - step)))
+        first = self._source.blocks(lambda step: min(1 if self._again else size(step), max(0, self._batches - step)))
+        if not self._again:
+            yield from first
+            return
+        if not self._kept:
+            for block in first:  # read once, since a source may have others next time
+                self._kept += [] if (batch := block.read()) is None else [batch]
+                block.done = 1
+        for step, batch in enumerate(self._kept):
+            if size(step) == 0:
+                return
+            yield Block(step, 1, 1, AsItIs(), batch)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from customfit import lock as lock_module
+from customfit import storage
 from customfit.lock import STALE_SECONDS, DirectoryLock, DirectoryLockedError, started
 from customfit.storage import CheckpointError, CheckpointStore
 from tests.parity import models
@@ -80,7 +81,31 @@ def test_where_all_are_damaged_nothing_is_begun_anew_unasked(tmp_path):
         pytest.raises(CheckpointError, match="No checkpoint in .* can be"),
     ):
         train(models.dense, ROWS, tmp_path)
+    with pytest.raises(CheckpointError, match="No checkpoint in .* can be"):  # nor when asked again
+        train(models.dense, ROWS, tmp_path)
     train(models.dense, {**ROWS, "resume": False}, tmp_path)
+
+
+def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path, monkeypatch):
+    """Too many open files, a network that is gone: the checkpoint is as good as before once it can be read."""
+    train(models.dense, {**ROWS, "max_steps": 7}, tmp_path)
+    before = checkpoints(tmp_path)
+
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "_digest", fail)
+        with pytest.raises(CheckpointError, match="cannot be read: .*Input/output error"):
+            train(models.dense, ROWS, tmp_path)
+    assert checkpoints(tmp_path) == before
+    assert_same(train(models.dense, ROWS, tmp_path), train(models.dense, ROWS))
+
+
+def test_a_file_where_the_directory_should_be_is_an_error_of_ours(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="`checkpoint_dir` must be a directory that can be written"):
+        train(models.dense, ROWS, tmp_path / "file")
 
 
 def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
@@ -143,7 +168,7 @@ READ_ONLY = "os.chmod(folder, 0o555); os.getuid() == 0 and os.setresuid(65534, 6
 WRITABLE = "os.getresuid()[2] == 0 and os.setresuid(0, 0, 0); os.chmod(folder, 0o755)"
 
 
-@pytest.mark.parametrize(("failure", "undo"), [(FULL, NOT_FULL), (VANISH, ""), (READ_ONLY, WRITABLE)])
+@pytest.mark.parametrize(("failure", "undo"), [(FULL, NOT_FULL), (VANISH, ""), (READ_ONLY, WRITABLE), (READ_ONLY, "")])
 @pytest.mark.slow
 def test_where_the_disk_fails_training_goes_on_or_stops_and_nothing_half_written_stays(failure, undo, tmp_path):
     for on_error in ("warn", "raise"):
@@ -158,6 +183,7 @@ def test_where_the_disk_fails_training_goes_on_or_stops_and_nothing_half_written
         if failure == VANISH:
             assert not folder.exists()
             continue
+        folder.chmod(0o755)
         names = [path.name for path in folder.iterdir() if path.name != "lock"]
         assert all(name.startswith("checkpoint-") for name in names)
         assert CheckpointStore(folder, 3).newest()[1]["progress"]
@@ -188,7 +214,7 @@ def test_a_directory_that_vanishes_warns_or_raises(tmp_path):
         vanish = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: shutil.rmtree(folder, ignore_errors=True))  # noqa: B023
         given = {**ROWS, "callbacks": [vanish], "on_checkpoint_error": on_error}
         if on_error == "warn":
-            with pytest.warns(UserWarning, match="could not be written .*Training goes on without it"):
+            with pytest.warns(UserWarning, match="could not be written .*Training goes on"):
                 assert len(train(models.dense, given, folder)[1].epoch) == 3
         else:
             with pytest.raises(CheckpointError, match="could not be written"):
