@@ -3,27 +3,26 @@
 import pytest
 
 from customfit import CustomTrainModel, compat
-from customfit.compat import tf
 from tests.parity import models
 from tests.parity.compare import compiled
 
 X, Y = models.rows(16)
 
 
-def under_two_replicas(**options):
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+def under(strategy, **options):
+    with strategy.scope():
         return compiled(models.dense, CustomTrainModel, **options)
 
 
 @pytest.mark.skipif(compat.divides_loss_by_replicas(), reason="this Keras divides the loss of a replica")
-def test_older_keras_3_is_refused():
+def test_older_keras_3_is_refused(strategy):
     with pytest.raises(NotImplementedError, match=r"needs Keras 3.8 or newer.* with 2 replicas"):
-        under_two_replicas().custom_fit(X, Y, verbose=0)
+        under(strategy).custom_fit(X, Y, verbose=0)
     with pytest.raises(NotImplementedError, match="need Keras 3.8 or newer"):
-        under_two_replicas(global_clipnorm=1.0).fit(X, Y, verbose=0)
+        under(strategy, global_clipnorm=1.0).fit(X, Y, verbose=0)
 
 
 @pytest.mark.skipif(not compat.divides_loss_by_replicas(), reason="refused as a whole")
-def test_xla_is_refused():
+def test_xla_is_refused(strategy):
     with pytest.raises(NotImplementedError, match="`jit_compile` must be False on several replicas"):
-        under_two_replicas(jit_compile=True).custom_fit(X, Y, verbose=0)
+        under(strategy, jit_compile=True).custom_fit(X, Y, verbose=0)

@@ -17,16 +17,6 @@ METHODS = ("fit", "custom_fit")
 supports = pytest.mark.supports
 
 
-@pytest.fixture(scope="module")
-def strategy():
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
-@pytest.fixture(scope="module")
-def one_device():
-    return tf.distribute.get_strategy()
-
-
 def under(strategy, build, base=CustomTrainModel, **options):
     keras.utils.set_random_seed(3)
     with strategy.scope():

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from customfit import compat
-from customfit.compat import tf
 from tests.distributed.worker import train
 
 pytestmark = [
@@ -45,12 +44,11 @@ def run(how):
 
 
 @pytest.mark.supports("Distribution", "`MultiWorkerMirroredStrategy`", fit="Keras 2")
-def test_workers_train_as_replicas_of_one_process_do():
+def test_workers_train_as_replicas_of_one_process_do(strategy):
     (one, other), errors = run("custom_fit")
     assert one, errors[-3000:]
     assert one == other
-    replicas = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
-    assert json.loads(one) == pytest.approx(replicas, rel=1e-4)  # sums in another order
+    assert json.loads(one) == pytest.approx(train(strategy), rel=1e-4)  # sums in another order
 
 
 @pytest.mark.skipif(not compat.IS_KERAS_3, reason="Keras 2 trains on several workers")
