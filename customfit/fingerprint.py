@@ -32,7 +32,7 @@ def fingerprint(model: keras.Model, data: Any, options: dict) -> dict:
             "loss_weights": _plain(_compile_config(model).get("loss_weights")),
             "jit_compile": compat.jit_compile(model),
             "optimizer": [config for config, _ in optimizers],
-            "learning rate": [rate for _, rates in optimizers for rate in rates],
+            "learning rate": None if _has_trained(model) else [rate for _, rates in optimizers for rate in rates],
             "gradients": {k: v for k, v in model.gradient_pipeline.get_config().items() if k != "nonfinite_dump"},
             "data": None if data is None else data.describe(),
             **options,
@@ -57,7 +57,7 @@ def differences(saved: dict, now: dict, saved_rates: list) -> list[str]:
     found = []
     for name in [*saved, *(name for name in now if name not in saved)]:
         before, after = saved.get(name), now.get(name)
-        if name == "learning rate" and after == saved_rates:
+        if name == "learning rate" and (before is None or after is None or after == saved_rates):
             continue
         if before != after:
             found += _differences(name, before, after)
@@ -95,6 +95,12 @@ def _config(optimizer: Any) -> tuple[dict, list]:
         return [without_rates(item) for item in config] if isinstance(config, (list, tuple)) else config
 
     return {"class": type(optimizer).__name__, **_plain(without_rates(_config_of(optimizer)))}, rates
+
+
+def _has_trained(model: keras.Model) -> bool:
+    """Whether callbacks may have moved the learning rates since `compile()`."""
+    counts = [getattr(optimizer, "iterations", None) for optimizer in optimizers_of(model)]
+    return any(count is not None and int(count.numpy()) > 0 for count in counts)
 
 
 def _layers(layers: list) -> dict:

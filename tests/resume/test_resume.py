@@ -578,6 +578,19 @@ def test_other_models_and_options_are_refused_with_what_differs(build, arguments
         train(build, {**ROWS, **arguments}, tmp_path, **compile_options)
 
 
+def test_a_rate_that_a_callback_has_moved_since_is_no_other_option(tmp_path):
+    """The checkpoint of the limit is of the open epoch, at whose end the rate was halved."""
+    halves = lambda: [keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate if epoch == 0 else rate / 2)]
+    plateau = lambda: [keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=0, min_delta=9)]
+    for callbacks in (halves, plateau):
+        folder = tmp_path / callbacks.__name__ / str(id(callbacks))
+        given = lambda: {**ROWS, "callbacks": callbacks()}  # noqa: B023
+        whole = train(models.dense, given)
+        model, _ = train(models.dense, {**given(), "max_steps": 7}, folder)
+        history = model.custom_fit(**{"epochs": 3, "batch_size": 16, "verbose": 0, **given(), "checkpoint_dir": folder})
+        assert history.history == whole[1].history
+
+
 def test_another_seed_is_refused(tmp_path):
     train(models.dense, {**ROWS, "max_steps": 7}, tmp_path)
     with pytest.raises(ValueError, match="the global seed 8, which was 7"):
