@@ -95,7 +95,8 @@ class GradientPipeline:
         """Has each variable's gradients measured from now on; steps that do not do so yet are traced again."""
         if not self.metrics.layers:
             self.metrics.layers = True
-            self._updates = {key: update.traced_anew() for key, update in self._updates.items()}
+            for update in self._updates.values():
+                update.forget_trace()
             model.forget_steps()
 
     def apply(
@@ -218,10 +219,9 @@ class Update:
         self.accumulator = None if steps is None else Accumulator(variables, steps)
         self.first_name = pipeline.guard.know(variables)
 
-    def traced_anew(self) -> Update:
-        """This update, of which nothing is left that has been traced."""
+    def forget_trace(self) -> None:
+        """Has `flush` traced again, because what it does has changed."""
         self._flush = None
-        return self
 
     @property
     def is_plain(self) -> bool:

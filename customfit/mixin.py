@@ -293,9 +293,9 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Trains the model on one batch as `keras.Model.train_on_batch` does; `nonfinite=` is heeded after it."""
         logs = super().train_on_batch(*args, **kwargs)
-        self.gradient_pipeline.heed(
-            self, 0, self.gradient_pipeline.guard.steps if self.gradient_pipeline.guard.ends else 0
-        )
+        guard = self.gradient_pipeline.guard
+        if guard.ends:
+            self.gradient_pipeline.heed(self, epoch=0, steps=guard.steps)
         return logs
 
     def forget_steps(self) -> None:

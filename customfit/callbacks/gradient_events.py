@@ -24,9 +24,8 @@ class GradientEvents(keras.callbacks.Callback):
         self.model.gradient_pipeline.flush()
 
     def on_epoch_end(self, epoch, logs=None):
-        self.on_train_batch_end(
-            None
-        )  # `fit` of some releases says nothing of an execution that the data's end cut short
+        # `fit` of some releases says nothing of an execution that the end of the data has cut short.
+        self.on_train_batch_end(None)
         self.model.gradient_pipeline.flush()
         if logs is not None:  # they were made before the flush
             logs.update(compat.to_host(self.model.gradient_pipeline.metrics.results()))
