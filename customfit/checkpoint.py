@@ -74,6 +74,7 @@ class Checkpointer:
         self._clock = clock
         self._saved_at = self._beaten_at = clock()
         self._saved: tuple | None = None  # the progress of the last checkpoint
+        self._score: float | None = None  # how good training was found last
         self._state: TrainingState | None = None
         self._from: tuple[Path, dict] | None = None
         self._header: dict = {}
@@ -99,7 +100,7 @@ class Checkpointer:
                 tf.random.set_seed(None)
         finally:
             self._drew_seed = False
-            self._state = self._from = self._saved = None
+            self._state = self._from = self._saved = self._score = None
             with self._errors("The lock could not be given back in"):
                 self._store.close()
 
@@ -133,12 +134,17 @@ class Checkpointer:
         self._header = {name: record[name] for name in ("run", "seed", "fingerprint")}
         self._check(fingerprint, path, record)
         progress = state.restore(path, record)
-        state.seek(path, record, progress.step)
+        state.seek(path, record, progress)
         state.set_generators()
-        self._saved = progress.epoch, progress.step
+        self._saved, self._score = (progress.epoch, progress.step), record["score"]
         self._saved_at = self._clock()
         _logger.info("Training goes on from %s: epoch %d, step %d.", path, progress.epoch + 1, progress.step)
         return progress
+
+    def look(self) -> dict | None:
+        """How far the training is that `begin` would take up: `epoch`, `step`, `total_steps` and `stopped`."""
+        record = self._store.look() if self._resume else None
+        return None if record is None else record["at"]
 
     def restore(self) -> Progress | None:
         """Gives back the state of the checkpoint that this training came from, but the positions in the data."""
@@ -188,12 +194,19 @@ class Checkpointer:
         """Whether one is due after an epoch."""
         return self._steps is None and (self._seconds is None or self._clock() - self._saved_at >= self._seconds)
 
-    def save(self, progress: Progress, score: float | None = None, rates: list | None = None) -> None:
+    def rate(self, score: float | None) -> None:
+        """Notes how good training is, the lower the better, for the checkpoints from here on.
+
+        Args:
+            score: Of the epoch or validation that has just ended; `None`, which tells nothing new.
+        """
+        self._score = self._score if score is None else score
+
+    def save(self, progress: Progress, rates: list | None = None) -> None:
         """Makes a checkpoint, unless the last one was made at the same place.
 
         Args:
             progress: How far training is.
-            score: How good it is, the lower the better, or `None` where that is not known.
             rates: The learning rates.
 
         Raises:
@@ -204,7 +217,7 @@ class Checkpointer:
             return
 
         def fill(folder: Path) -> dict:
-            record = {**self._header, "score": score, "learning rates": rates or []}
+            record = {**self._header, "score": self._score, "learning rates": rates or []}
             return {**record, **state.save(folder, progress)}
 
         with self._errors():

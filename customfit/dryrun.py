@@ -74,6 +74,12 @@ class DryRun:
 
     def validation(self, sources: dict[str, Source]) -> dict[str, Source]:
         """The data to validate on."""
+        for name, source in sources.items():
+            if self.sanity_validation and not getattr(source, "restarts", True):
+                raise ValueError(
+                    "`sanity_validation` must come with data that can be read from its start again. Received: a "
+                    f"generator as {name}data"
+                )
         if not self.fast_dev_run:
             return sources
         return {name: FirstBatches(source, int(self.fast_dev_run)) for name, source in sources.items()}

@@ -61,8 +61,7 @@ class Evaluation:
 def metric_results(model: keras.Model, step_logs: dict) -> dict:
     """The metrics' results, as numbers; as in `fit`, a step's own logs where a user's step returns something else."""
     logs = compat.to_host(step_logs)
-    try:
-        results = compat.to_host(model.get_metrics_result())
-    except (TypeError, ValueError):  # metrics that the user's own step has never updated
-        return logs
+    if not all(getattr(metric, "built", True) for metric in model.metrics):
+        return logs  # of `compile(metrics=)`, but the user's own step has never updated them
+    results = compat.to_host(model.get_metrics_result())
     return results if not logs or results.keys() == logs.keys() else logs

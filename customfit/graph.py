@@ -35,8 +35,7 @@ class LoopStep:
         if self._results is not None:
             return (), ()
         logs = self._step.get_concrete_function(map_leaves(_spec, batch())).structured_outputs
-        zeros = tf.nest.map_structure(lambda log: tf.zeros([size or 0 for size in log.shape], log.dtype), logs)
-        return zeros, tf.nest.map_structure(lambda log: log.shape, logs)
+        return tf.nest.map_structure(_zeros, logs), tf.nest.map_structure(lambda log: log.shape, logs)
 
     def logs(self, carried: Any) -> dict:
         """The logs of the block, from what its last step has carried."""
@@ -111,6 +110,11 @@ class GraphBlocks:
 
             self._functions[key] = tf.function(fetch_and_step, reduce_retracing=True, autograph=False)
         return self._functions[key]
+
+
+def _zeros(log: Any) -> tf.Tensor:
+    """Zeros that may stand for a log in a loop: of its dtype, and of its shape as far as that is known."""
+    return tf.zeros([size or 0 for size in log.shape] if log.shape.rank is not None else [], log.dtype)
 
 
 def _spec(leaf: Any) -> tf.TypeSpec:

@@ -397,8 +397,8 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
                 of another model, or of options that would change the numbers, is refused.
             checkpoint_interval: When to make one: after each "epoch", after so many steps (an integer), after so many
                 seconds (a float, a `datetime.timedelta` or "HH:MM:SS"). One is made besides when training ends.
-            checkpoint_keep: How many of the newest to keep, besides the best (by what early stopping monitors, else by
-                the loss) of those made after an epoch or a validation. Defaults to 3.
+            checkpoint_keep: How many of the newest to keep, besides the best: by what early stopping monitors, else by
+                the loss, as the last epoch or validation before the checkpoint has found it. Defaults to 3.
             resume: "auto" goes on if there is a checkpoint, `True` insists on one, `False` begins anew.
             on_checkpoint_error: "raise" a `CheckpointError`, or "warn" and train on, where one cannot be written.
             fast_dev_run: Tries everything out on so many batches of training and of validation, in one epoch; `True` is
@@ -406,7 +406,8 @@ class CustomTrainMixin(object if not TYPE_CHECKING else keras.Model):  # type: i
             overfit_batches: Trains on the first so many batches, unshuffled, in each epoch: a model that can learn
                 overfits them.
             sanity_validation: How many batches to validate before the first epoch, so that a mistake there shows at
-                once. Callbacks and History do not hear of it.
+                once. Callbacks and History do not hear of it; a `tf.data.Dataset` that shuffles itself has then done
+                so once more.
             plan: Prints how many updates, validations and checkpoints this call would make, what memory it would take,
                 and which options conflict, and returns that as a `Plan`, without a step.
             resident_share: Of the device's free memory, how much arrays may take to live there; if they need more, they

@@ -17,6 +17,8 @@ class Plan:
     """What a training will take. It prints as a table.
 
     Attributes:
+        resumes_at: The epoch and the step of it, counted from 0, at which it takes up what a checkpoint holds; `None`:
+            it begins. All that follows is of what is left to do.
         epochs: How many epochs.
         steps: How many steps in all, or `None` where the data does not tell.
         updates: How many updates of the weights, or `None`.
@@ -24,11 +26,12 @@ class Plan:
         checkpoints: How many checkpoints, at least; `None` where that depends on time or on the data.
         parameter_bytes: What the weights take.
         optimizer_bytes: What the optimizer's slots take, or `None` where it does not tell.
-        gradient_bytes: What a gradient of each trainable weight takes.
+        gradient_bytes: What a gradient of each trainable weight takes, and another one where they are accumulated.
         data_bytes: What arrays in memory take, or `None`.
         conflicts: Options that do not go together, or do nothing, in words.
     """
 
+    resumes_at: tuple[int, int] | None
     epochs: int
     steps: int | None
     updates: int | None
@@ -41,7 +44,8 @@ class Plan:
     conflicts: tuple
 
     def __str__(self) -> str:
-        lines = [
+        lines = [] if self.resumes_at is None else [("goes on at", "epoch {}, step {}".format(*self.resumes_at))]
+        lines += [
             ("epochs", f"{self.epochs}"),
             ("steps", _count(self.steps)),
             ("updates", _count(self.updates)),
@@ -64,6 +68,7 @@ def make_plan(
     epochs: int,
     initial_epoch: int,
     max_steps: int | None,
+    resumed: dict | None,
     checkpoint_dir: Any,
     checkpoint_interval: Any,
     early_stopping: Any,
@@ -78,36 +83,38 @@ def make_plan(
         epochs: As in `custom_fit`, like all that follow.
         initial_epoch: The epoch at which training would begin.
         max_steps: The limit.
+        resumed: How far the training is that would be taken up, as `Checkpointer.look` says.
         checkpoint_dir: Where checkpoints would go.
         checkpoint_interval: And when.
         early_stopping: The callback, or `None`.
         callbacks: All callbacks.
     """
-    count = max(0, epochs - initial_epoch)
-    steps = None if data.steps is None else count * data.steps
+    at = resumed or {"epoch": initial_epoch, "step": 0, "total_steps": 0, "stopped": False}
+    begin, done = at["step"], at["total_steps"]
+    count = 0 if at["stopped"] else max(0, epochs - at["epoch"])
+    total = None if data.steps is None else done + max(0, count * data.steps - begin)
     if max_steps is not None:
-        steps = max_steps if steps is None else min(steps, max_steps)
+        total = max(done, max_steps if total is None else min(total, max_steps))
+    steps = None if total is None else total - done
     if steps is not None and data.steps:
-        count = min(count, math.ceil(steps / data.steps))
-    validations: int | None = sum(validation.due_after_epoch(initial_epoch + epoch) for epoch in range(count))
+        count = min(count, math.ceil((begin + steps) / data.steps))
+    validations: int | None = sum(validation.due_after_epoch(at["epoch"] + epoch) for epoch in range(count))
     if validation.interval is not None:
-        validations = None if steps is None else steps // validation.interval
+        validations = None if total is None else total // validation.interval - done // validation.interval
     accumulation = _accumulation(model)
+    options = (max_steps, validation, checkpoint_dir, checkpoint_interval, early_stopping, callbacks)
     return Plan(
+        resumes_at=None if resumed is None else (at["epoch"], begin),
         epochs=count,
         steps=steps,
-        updates=None if steps is None else _updates(steps, data.steps or steps, accumulation),
+        updates=None if steps is None else _updates(begin, begin + steps, data.steps, accumulation),
         validations=validations,
-        checkpoints=_checkpoints(checkpoint_dir, checkpoint_interval, count, steps),
+        checkpoints=_checkpoints(checkpoint_dir, checkpoint_interval, count, done, total),
         parameter_bytes=_bytes(model.weights),
         optimizer_bytes=_optimizer_bytes(model),
-        gradient_bytes=_bytes(model.trainable_weights),
+        gradient_bytes=_bytes(model.trainable_weights) * (1 if model.gradient_pipeline.accumulation_steps is None else 2),
         data_bytes=getattr(data, "nbytes", None),
-        conflicts=tuple(
-            _conflicts(
-                count, steps, max_steps, validation, checkpoint_dir, checkpoint_interval, early_stopping, callbacks
-            )
-        ),
+        conflicts=(*_conflicts(epochs - initial_epoch, total, *options), *_notes(data)),
     )
 
 
@@ -142,18 +149,23 @@ def _conflicts(
     return found
 
 
-def _checkpoints(directory: Any, interval: Any, epochs: int, steps: int | None) -> int | None:
+def _notes(data: Any) -> list[str]:
+    return [] if getattr(data, "restarts", True) else ["the generator has given its first batch to this plan"]
+
+
+def _checkpoints(directory: Any, interval: Any, epochs: int, done: int, total: int | None) -> int | None:
     if directory is None:
         return 0
     if interval == "epoch":
         return epochs
-    return None if steps is None or not isinstance(interval, int) else math.ceil(steps / interval)
+    return None if total is None or not isinstance(interval, int) else math.ceil(total / interval) - done // interval
 
 
-def _updates(steps: int, epoch_steps: int, accumulation: int) -> int:
-    """Each epoch ends with an update by what is left."""
-    epochs, rest = divmod(steps, epoch_steps)
-    return epochs * math.ceil(epoch_steps / accumulation) + math.ceil(rest / accumulation)
+def _updates(begin: int, end: int, epoch_steps: int | None, accumulation: int) -> int:
+    """Of steps counted from the begin of the first epoch. Each epoch ends with an update by what is left."""
+    epochs, rest = divmod(end, epoch_steps or max(end, 1))
+    in_epoch = math.ceil((epoch_steps or end) / accumulation)
+    return epochs * in_epoch + math.ceil(rest / accumulation) - begin // accumulation
 
 
 def _accumulation(model: keras.Model) -> int:

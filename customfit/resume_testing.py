@@ -22,6 +22,7 @@ from customfit.session import TrainingSession
 from customfit.state import variables_of
 from customfit.storage import CheckpointStore
 
+MOMENTS = ("step", "writing", "pruning", "validating")
 _CHILD = "import sys; from customfit.resume_testing import child; child(*sys.argv[1:])"
 
 
@@ -32,7 +33,7 @@ class ResumeReport:
     Attributes:
         equal: Whether all variables and the History are equal to the bit.
         message: What differs, first and by how much; or how the kills went.
-        kills: How many times the training was killed: by step, `(step, "step")` or `(step, "writing")`.
+        kills: How the training was killed: `(step, moment)`, where the moment is one of `MOMENTS`.
         variable: The first variable that differs, or `None`.
     """
 
@@ -59,12 +60,14 @@ def check_resume(
 ) -> ResumeReport:
     """Kills a training with SIGKILL, starts it again until it ends, and compares it with one that was left alone.
 
-    Each training is a process of its own. A kill comes after a step, or while a checkpoint is being written.
+    Each training is a process of its own. A kill comes after a step, while a checkpoint is being written, when it has
+    its name and older ones are about to go, or within validation.
 
     Args:
         train_fn: Trains and returns `(model, history)`. It is given the directory to pass on as `checkpoint_dir`. A
             function of a module or script, since another process has to find it by its name.
-        kill_at: The steps after which to kill, rising; or `None`: at random.
+        kill_at: The steps after which to kill, rising, or each with another of `MOMENTS`: `(step, "validating")`;
+            `None`: at random.
         kills: How many times to kill at random. Defaults to 3.
         seed: What random steps are drawn by.
         timeout: Seconds after which a process is given up.
@@ -98,9 +101,12 @@ def check_resume(
         if steps == 0:
             raise RuntimeError("`train_fn` must train at least one step with `custom_fit` or `TrainingSession`")
         if kill_at is None:
-            plan = sorted((chosen.randint(1, steps), chosen.choice(["step", "writing"])) for _ in range(kills))
+            plan = sorted((chosen.randint(1, steps), chosen.choice(MOMENTS)) for _ in range(kills))
+            plan = [
+                (step, "step" if moment == "validating" and step > alone.validated else moment) for step, moment in plan
+            ]
         else:
-            plan = [(int(step), "step") for step in kill_at]
+            plan = [kill if isinstance(kill, tuple) else (int(kill), "step") for kill in kill_at]
         done = []
         for step, moment in plan:
             if run(Path(folder, "killed"), Path(folder, "result"), kill=(step, moment)) is None:
@@ -123,46 +129,61 @@ def child(
 ) -> None:
     """What a process of `check_resume` does: trains, kills itself where it was told to, else writes what it has."""
     train_fn = _find(path, name)
-    steps = _kill_after(int(kill_step), kill_moment)
+    seen = _kill_after(int(kill_step), kill_moment)
     model, history = train_fn(checkpoint_dir)
     tensors: dict[str, Any] = {f"variable/{name}": variable for name, variable in variables_of(model).items()}
     logs = {"epoch": history.epoch, **history.history, "validation": getattr(history, "validation", [])}
-    record = {"logs": pack(logs, "logs", tensors), "names": list(variables_of(model)), "steps": steps[0]}
+    record = {"logs": pack(logs, "logs", tensors), "names": list(variables_of(model)), **seen}
     write_tensors(Path(result + ".tensors"), tensors)
     Path(result).write_text(json.dumps(record))
 
 
-def _kill_after(step: int, moment: str) -> list[int]:
-    """Has this process kill itself after a step, or in the checkpoint that is written next. Returns a step counter."""
-    seen = [0]
-    train_block, write, block_size = TrainingSession.train_block, CheckpointStore.write, TrainingSession.block_size
+def _kill_after(step: int, moment: str) -> dict[str, int]:
+    """Has this process kill itself at a moment after a step. Returns how many steps there were, all and validated."""
+    seen = {"steps": 0, "validated": 0}
+    plain: dict[str, Callable] = {}
 
-    def counting_block(session: TrainingSession, block: Any) -> Any:
-        logs = train_block(session, block)
-        seen[0] = session.total_steps
-        if step and moment == "step" and session.total_steps >= step:
+    def kill_if(now: str, steps: int) -> None:
+        if step and moment == now and steps >= step:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def train_block(session: TrainingSession, block: Any) -> Any:
+        logs = plain["train_block"](session, block)
+        seen["steps"] = session.total_steps
+        kill_if("step", session.total_steps)
         return logs
 
-    def bounded_size(session: TrainingSession, begin: int) -> int:
+    def block_size(session: TrainingSession, begin: int) -> int:
         left = step - session.total_steps
-        return min(block_size(session, begin), left) if left > 0 else block_size(session, begin)
+        size = plain["block_size"](session, begin)
+        return min(size, left) if left > 0 else size
 
-    def killing_write(store: CheckpointStore, fill: Callable[[Path], dict]) -> Path:
-        def killing_fill(folder: Path) -> dict:
+    def between_validation_steps(session: TrainingSession) -> None:
+        seen["validated"] = session.total_steps
+        kill_if("validating", session.total_steps)
+        plain["_between_validation_steps"](session)
+
+    def write(store: CheckpointStore, fill: Callable[[Path], dict]) -> Path:
+        def filled(folder: Path) -> dict:
             record = fill(folder)
-            if step and moment == "writing" and record["total_steps"] >= step:
-                os.kill(os.getpid(), signal.SIGKILL)
+            kill_if("writing", record["at"]["total_steps"])
             return record
 
-        return write(store, killing_fill)
+        return plain["write"](store, filled)
 
-    for owner, method, replacement in (
-        (TrainingSession, "train_block", counting_block),
-        (TrainingSession, "block_size", bounded_size),
-        (CheckpointStore, "write", killing_write),
+    def prune(store: CheckpointStore, paths: list, record: dict) -> None:
+        kill_if("pruning", record["at"]["total_steps"])
+        plain["_prune"](store, paths, record)
+
+    for owner, name, replacement in (
+        (TrainingSession, "train_block", train_block),
+        (TrainingSession, "block_size", block_size),
+        (TrainingSession, "_between_validation_steps", between_validation_steps),
+        (CheckpointStore, "write", write),
+        (CheckpointStore, "_prune", prune),
     ):
-        setattr(owner, method, replacement)
+        plain[name] = getattr(owner, name)
+        setattr(owner, name, replacement)
     return seen
 
 
@@ -218,6 +239,7 @@ class _Result:
     variables: dict
     logs: dict
     steps: int
+    validated: int
 
     @classmethod
     def read(cls, path: Path | None) -> _Result:
@@ -228,6 +250,7 @@ class _Result:
             {name: tensors[f"variable/{name}"] for name in record["names"]},
             unpack(record["logs"], tensors),
             record["steps"],
+            record["validated"],
         )
 
     def difference(self, other: _Result) -> tuple[str | None, str | None]:
@@ -241,7 +264,11 @@ class _Result:
             if not np.array_equal(killed, alone, equal_nan=alone.dtype.kind == "f"):
                 largest = np.max(np.abs(killed.astype("float64") - alone.astype("float64")))
                 return name, f"{name} differs by up to {largest:.3g}"
-        for name, values in self.logs.items():
+        more = [name for name in other.variables if name not in self.variables and not name.startswith("metric/")]
+        if more:
+            return more[0], f"{more[0]} is there only in the one that was killed"
+        for name in [*self.logs, *(name for name in other.logs if name not in self.logs)]:
+            values = self.logs.get(name)
             if repr(other.logs.get(name)) != repr(values):
                 return None, f"History has {name!r} as {other.logs.get(name)}, not {values}"
         return None, None

@@ -81,6 +81,10 @@ class Resumption:
         identity = fingerprint(self._model, data, {"validation": validation, **self._identity})
         return self._checkpointer.begin(self._state, identity)
 
+    def look(self) -> dict | None:
+        """How far the training is that `begin` would take up, if there is one. Nothing is changed."""
+        return None if self._checkpointer is None else self._checkpointer.look()
+
     def again(self) -> Progress:
         """Gives back what the begin of an epoch has changed that has been begun before."""
         progress = self._checkpointer.restore()
@@ -115,13 +119,12 @@ class Resumption:
         """Whether checkpoints are made."""
         return self._checkpointer is not None
 
-    def save(self, progress: Progress, logs: dict) -> None:
-        """Makes a checkpoint.
-
-        Args:
-            progress: How far training is.
-            logs: What has just been found, by which the checkpoint may be the best.
-        """
+    def rate(self, logs: dict) -> None:
+        """Notes what an epoch or a validation has found: by that the checkpoints that follow may be the best."""
         if self._checkpointer is not None:
-            score = score_of(logs, self._stopping, list(self._validation.data))
-            self._checkpointer.save(progress, score, learning_rates(self._model))
+            self._checkpointer.rate(score_of(logs, self._stopping, list(self._validation.data)))
+
+    def save(self, progress: Progress) -> None:
+        """Makes a checkpoint."""
+        if self._checkpointer is not None:
+            self._checkpointer.save(progress, learning_rates(self._model))

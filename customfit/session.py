@@ -263,8 +263,9 @@ class TrainingSession:
         self._in_epoch = False
         self.callbacks.on_epoch_end(self.epoch, logs)
         self._final_logs = logs
+        self._resumption.rate(logs)
         if self._resumption.after_epoch() or self.epoch + 1 >= self._epochs or self.should_stop:
-            self._save(logs)
+            self._save()
         return logs
 
     # -------------------------------------------------------------------------------------- steps and validation
@@ -343,6 +344,7 @@ class TrainingSession:
             epochs=self._epochs,
             initial_epoch=self._initial_epoch,
             max_steps=self._limits.max_steps,
+            resumed=self._resumption.look(),
             checkpoint_dir=checkpoint_dir,
             checkpoint_interval=checkpoint_interval,
             early_stopping=self._stopping,
@@ -402,7 +404,7 @@ class TrainingSession:
         if self._limits.reached(self.total_steps):
             self._end_by_limit()
         if self._resumption.after_block(self.total_steps):
-            self._save(self._validation.logs_within(self.epoch))
+            self._save()
         self._heed_signals()
 
     def _validate_within_epoch(self) -> None:
@@ -411,18 +413,22 @@ class TrainingSession:
         logs = self._run_validation()
         kept.put_back()  # the training metrics count on
         self._validation.done.append({"step": self.total_steps, "epoch": self.epoch, **logs})
+        self._resumption.rate(logs)
         for callback in self.callbacks.callbacks:
             if hasattr(callback, "on_validation_end"):
                 callback.on_validation_end(self.total_steps, logs)
 
     def _validate_for_sanity(self) -> None:
-        """A few batches before the first epoch. It leaves no trace."""
+        """A few batches before the first epoch. It leaves no trace, but that data which shuffles itself has done so."""
         batches = self._dry_run.sanity_validation
-        for source in self._validation.data.values() if batches else ():
+        if not batches:
+            return
+        for source in self._validation.data.values():
             kept = KeptValues(random_variables(self.model))
             silent = keras.callbacks.CallbackList(model=self.model)
             Evaluation(self.model, silent, progress=False).run(FirstBatches(source, batches), self._signals.heed)
             kept.put_back()
+        self._validation.passes += 1
 
     def _run_validation(self) -> dict:
         kept = KeptValues([*metric_variables(self.model), *random_variables(self.model)])
@@ -430,7 +436,8 @@ class TrainingSession:
             return self._validation.run(self._between_validation_steps)
         except (KeyboardInterrupt, Terminated):
             kept.put_back()  # the checkpoint is of the moment before: validation is due
-            self._save()
+            if not self._signals.at_once:
+                self._save()
             raise
 
     def _between_validation_steps(self) -> None:
@@ -441,7 +448,7 @@ class TrainingSession:
         """Notes that a limit is reached. The checkpoint is of the open epoch: with another limit it goes on."""
         if self._limit is None:
             self._limit = self._limits.reached(self.total_steps)
-            self._save(self._validation.logs_within(self.epoch))
+            self._save()
 
     def _heed_signals(self) -> None:
         if self._signals.pending is not None:
@@ -453,7 +460,7 @@ class TrainingSession:
     def _go_on(self, progress: Progress | None) -> Progress | None:
         if progress is not None:
             self.total_steps = progress.total_steps
-            self._validation.done[:] = progress.validations
+            self._validation.done[:], self._validation.passes = progress.validations, progress.validation_passes
             self._step_logs, self._extra_logs = progress.step_logs, progress.extra_logs
             self._final_logs = progress.final_logs
         return progress
@@ -475,7 +482,7 @@ class TrainingSession:
             self._limit = self._limits.reached(progress.total_steps)
         return (progress.stopped and progress.step == 0) or self._limit is not None
 
-    def _save(self, logs: dict | None = None) -> None:
+    def _save(self) -> None:
         """Makes a checkpoint of this moment: within an epoch, or after one."""
         after_limit = self._limit is not None and not self._in_epoch  # the epoch stays open: a later call may go on
         if self.epoch is None or after_limit or not self._resumption.saves:
@@ -486,8 +493,9 @@ class TrainingSession:
             total_steps=self.total_steps,
             stopped=bool(self.model.stop_training),
             validations=self._validation.done,
+            validation_passes=self._validation.passes,
             extra_logs=self._extra_logs if self._in_epoch else {},
             step_logs=compat.to_host(self._step_logs),
             final_logs=self._final_logs,
         )
-        self._resumption.save(progress, logs or {})
+        self._resumption.save(progress)

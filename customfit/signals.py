@@ -26,6 +26,7 @@ class Interruptions:
 
     Attributes:
         pending: The signal that has come and has not been heeded yet, or `None`.
+        at_once: Whether a second Ctrl-C has come, which waits for nothing.
 
     Raises:
         ValueError: If `on_sigterm` is anything else.
@@ -37,11 +38,12 @@ class Interruptions:
         self.on_sigterm = on_sigterm
         self.pending: int | None = None
         self._before: dict[int, Any] = {}
+        self.at_once = False
         self._again = False  # whether Ctrl-C has been pressed once
 
     def begin(self) -> None:
         """Sets the handlers."""
-        self.pending, self._again = None, False
+        self.pending, self.at_once, self._again = None, False, False
         if threading.current_thread() is not threading.main_thread():
             return
         for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
@@ -64,7 +66,7 @@ class Interruptions:
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         if number == signal.SIGINT and self._again:
-            self.pending = None
+            self.pending, self.at_once = None, True
             raise KeyboardInterrupt  # at once, wherever we are
         self._again = self._again or number == signal.SIGINT
         if self.pending is None or number == signal.SIGINT:

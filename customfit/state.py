@@ -29,6 +29,7 @@ class Progress:
         total_steps: Steps of all epochs.
         stopped: Whether something has asked to stop: then training is over, once the epoch that is going on has ended.
         validations: What `validation_interval` has found.
+        validation_passes: Passes over the validation data.
         step_logs: The last step's logs.
         extra_logs: Values of this epoch by `session.log()`.
         final_logs: The last epoch's logs.
@@ -39,6 +40,7 @@ class Progress:
     total_steps: int
     stopped: bool = False
     validations: list = dataclasses.field(default_factory=list)
+    validation_passes: int = 0
     step_logs: dict = dataclasses.field(default_factory=dict)
     extra_logs: dict = dataclasses.field(default_factory=dict)
     final_logs: dict | None = None
@@ -79,12 +81,12 @@ class TrainingState:
         )
         listed = [[name, describe(tensor)] for name, tensor in tensors.items()]
         record = {
-            "total_steps": progress.total_steps,
+            "at": {name: getattr(progress, name) for name in ("epoch", "step", "total_steps", "stopped")},
             "progress": pack(dataclasses.asdict(progress), "progress", tensors),
             "callbacks": pack(self._callback_states(), "callbacks", tensors),
             "random": pack(random_states(), "random", tensors),
             "variables": listed,
-            "data": self._positions(folder),
+            "data": self._position(folder),
             "batch": pack(tf.nest.map_structure(_only_dense, self.batch_spec), "batch", tensors),
         }
         write_tensors(folder / VARIABLES, tensors)
@@ -115,17 +117,14 @@ class TrainingState:
         self._random = unpack(record["random"], tensors)
         return Progress(**unpack(record["progress"], tensors))
 
-    def seek(self, folder: Path, record: dict, step: int) -> None:
+    def seek(self, folder: Path, record: dict, progress: Progress) -> None:
         """Takes up the data where it was."""
-        positions = record["data"]
         if self._train_data is not None:
-            has_iterator = positions.get("iterator")
-            self._train_data.seek(positions["train"], step, str(folder / "iterator") if has_iterator else None)
-        for name, source in self._validation_data.items():
-            if name in positions and not getattr(source, "begins_anew", True):
-                for _ in range(positions[name]["_epochs"]):
-                    source.restart()
-                    source.seek({**positions[name], "_epochs": 1, "_made": 1, "iterator": False}, 0, None)
+            position, has_iterator = record["data"]["train"], record["data"]["iterator"]
+            self._train_data.seek(position, progress.step, str(folder / "iterator") if has_iterator else None)
+        for source in self._validation_data.values():
+            if not getattr(source, "begins_anew", True):
+                source.skip_passes(progress.validation_passes)
 
     def set_generators(self) -> None:
         """Has the global random generators go on from where they were.
@@ -134,14 +133,11 @@ class TrainingState:
         """
         set_random_states(self._random, of_python=not getattr(self._train_data, "reads_again", False))
 
-    def _positions(self, folder: Path) -> dict:
-        positions: dict = {
-            name: source.position() for name, source in self._validation_data.items() if hasattr(source, "position")
-        }
-        if self._train_data is not None:
-            positions["train"] = self._train_data.position()
-            positions["iterator"] = self._train_data.save_iterator(str(folder / "iterator"))
-        return positions
+    def _position(self, folder: Path) -> dict | None:
+        if self._train_data is None:
+            return None
+        iterator = self._train_data.save_iterator(str(folder / "iterator"))
+        return {"train": self._train_data.position(), "iterator": iterator}
 
     def _callback_states(self) -> list:
         states = []

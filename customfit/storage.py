@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -85,6 +86,13 @@ class CheckpointStore:
             )
         return None
 
+    def look(self) -> dict | None:
+        """The record of the newest checkpoint that is whole, if there is one. Nothing is locked, moved or made."""
+        for path in reversed(self.paths() if self.directory.is_dir() else []):
+            with contextlib.suppress(DamagedCheckpointError):  # `newest` says so, when it is asked
+                return verify(path)
+        return None
+
     def write(self, fill: Callable[[Path], dict]) -> Path:
         """Writes a checkpoint.
 
@@ -130,7 +138,7 @@ class CheckpointStore:
         for path in paths:
             try:
                 other = json.loads((path / RECORD).read_text())
-            except (OSError, ValueError):  # damaged: not the best
+            except (FileNotFoundError, ValueError):  # damaged: not the best
                 continue
             if other.get("run") == record["run"] and other.get("score") is not None:
                 scores.append((other["score"], path))

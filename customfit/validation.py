@@ -23,6 +23,7 @@ class Validation:
 
     Attributes:
         done: What each pass within an epoch has found: its logs, with the step and the epoch.
+        passes: How many there were, within epochs and after them.
 
     Raises:
         ValueError: If an option is wrong.
@@ -34,6 +35,7 @@ class Validation:
         self.data = data
         self.interval = None if interval is None else int(interval)
         self.done: list[dict] = []
+        self.passes = 0
         self.freq = freq
         self._evaluation = evaluation
 
@@ -73,11 +75,13 @@ class Validation:
         """
         if not self.data:
             raise ValueError("`validation_data` must be given to validate. Received: validation_data=None")
-        return {
+        logs = {
             f"{prefix}{name}": value
             for prefix, source in self.data.items()
             for name, value in self._evaluation.run(source, after_block).items()
         }
+        self.passes += 1
+        return logs
 
 
 def metric_variables(model: keras.Model) -> list:

@@ -109,6 +109,51 @@ def test_a_plan_counts_by_intervals_and_limits(tmp_path):
     assert (plan.epochs, plan.steps, plan.validations, plan.checkpoints) == (5, 23, 4, 3)
 
 
+@pytest.mark.parametrize("interval", ["epoch", 4])
+@pytest.mark.parametrize("cut", [7, 10, 12])
+def test_a_plan_of_what_a_checkpoint_has_left_is_what_happens(cut, interval, tmp_path):
+    """A window of accumulation that is open at the cut, an epoch's shorter last one, the limit: all are counted."""
+    passes = []
+    listener = keras.callbacks.LambdaCallback()
+    listener.on_test_begin = lambda logs=None: passes.append(True)
+    given = {**ROWS, **VALIDATION, "epochs": 5, "validation_freq": 2, "callbacks": [listener], "max_steps": 23}
+    given.update(checkpoint_dir=tmp_path / "kept", checkpoint_interval=interval, checkpoint_keep=100)
+    train(models.dense, "custom_fit", {**given, "max_steps": cut}, gradient_accumulation_steps=2)
+    made = sorted((tmp_path / "kept").iterdir())
+    passes.clear()
+    plan = train(models.dense, "custom_fit", {**given, "plan": True}, gradient_accumulation_steps=2)[1]
+    assert sorted((tmp_path / "kept").iterdir()) == made
+    assert plan.resumes_at == ((cut - 1) // 5, (cut - 1) % 5 + 1)  # the epoch of a limit stays open
+    model, history = train(models.dense, "custom_fit", given, gradient_accumulation_steps=2)
+    assert plan.steps == 23 - cut
+    epoch, step = plan.resumes_at
+    assert plan.updates == int(model.optimizer.iterations.numpy()) - (3 * epoch + step // 2)
+    assert plan.validations == len(passes)
+    if interval != "epoch":  # else those of limits come on top
+        assert plan.checkpoints == len(sorted((tmp_path / "kept").iterdir())) - len(made)
+    assert f"goes on at  epoch {plan.resumes_at[0]}, step {plan.resumes_at[1]}" in str(plan)
+
+
+def test_a_plan_of_what_has_ended_is_empty_and_of_a_generator_says_what_it_took(tmp_path):
+    given = {**ROWS, "epochs": 2, "checkpoint_dir": tmp_path}
+    train(models.dense, "custom_fit", given)
+    plan = train(models.dense, "custom_fit", {**given, "plan": True})[1]
+    assert (plan.epochs, plan.steps, plan.updates, plan.checkpoints) == (0, 0, 0, 0)
+    assert train(models.dense, "custom_fit", {**given, "plan": True, "resume": False})[1].steps == 10
+    batches = {"x": ((X[:16], Y[:16]) for _ in range(9)), "batch_size": None, "steps_per_epoch": 4, "epochs": 2}
+    assert "! the generator has given its first batch" in str(
+        train(models.dense, "custom_fit", {**batches, "plan": 1})[1]
+    )
+
+
+def test_a_plan_counts_the_gradients_that_are_accumulated():
+    plans = [
+        compiled(models.dense, **options).custom_fit(X, Y, plan=True)
+        for options in ({}, {"gradient_accumulation_steps": 4})
+    ]
+    assert plans[1].gradient_bytes == 2 * plans[0].gradient_bytes
+
+
 @pytest.mark.parametrize(
     ("arguments", "conflict"),
     [

@@ -90,3 +90,19 @@ def test_a_trace_for_all_calls():
         model.custom_evaluate(X, Y, verbose=0)
     assert Counting.traces == traces
     assert isinstance(model, keras.Model)
+
+
+@pytest.mark.parametrize("how", ["custom_fit", "custom_evaluate"])
+def test_what_a_metric_raises_is_not_swallowed(how):
+    class Broken(keras.metrics.Mean):
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            return super().update_state(y_pred)
+
+        def result(self):
+            if tf.executing_eagerly():
+                raise TypeError("a mistake in the user's metric")
+            return super().result()
+
+    model = compiled(models.dense, metrics=lambda: [Broken()])
+    with pytest.raises(TypeError, match="a mistake in the user's metric"):
+        getattr(model, how)(X, Y, verbose=0)

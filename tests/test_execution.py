@@ -231,3 +231,21 @@ def test_an_error_in_a_generator_surfaces_at_its_step():
     with pytest.raises(Exception, match="the file is broken"):
         model.custom_fit(batches(), verbose=0, steps_per_epoch=100)
     assert int(model.optimizer.iterations.numpy()) - before == 20
+
+
+@pytest.mark.parametrize("data", ["arrays", "dataset"])
+def test_logs_whose_shape_nobody_knows_before_the_step(data):
+    class Measures(CustomTrainModel):
+        def train_step(self, data):
+            logs = super().train_step(data)
+            return {**logs, "mine": tf.numpy_function(lambda x: x.sum(), [data[0]], tf.float32)}
+
+    histories = []
+    for how in ("custom_fit", "fit"):
+        keras.utils.set_random_seed(0)
+        model = models.dense(Measures)
+        model.compile("adam", "sparse_categorical_crossentropy")
+        rows = (X, Y) if data == "arrays" else (tf.data.Dataset.from_tensor_slices((X, Y)).batch(32),)
+        histories.append(getattr(model, how)(*rows, verbose=0, shuffle=False, epochs=2).history)
+    assert histories[0] == histories[1]
+    assert "mine" in histories[0]

@@ -8,9 +8,11 @@ import pytest
 
 from customfit import CustomTrainModel, TrainingSession
 from customfit.compat import keras, tf
+from customfit.data import make_source
 from customfit.limits import Limits
+from customfit.loop import run_epochs
 from tests.parity import models
-from tests.parity.compare import assert_equal, train
+from tests.parity.compare import assert_equal, compiled, train
 
 X, Y = models.rows(64)
 
@@ -94,6 +96,29 @@ def test_max_time_ends_training_and_the_epoch_is_closed():
     assert history.stop_reason == "max_time=0.2 is over"
     assert int(model.optimizer.iterations.numpy()) > 0
     assert np.isfinite(history.history["loss"]).all()
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(1, 1), (7, 7), (40, 40), (6.5, 7)])
+def test_max_time_is_exact_to_the_step_with_blocks_on(seconds, steps):
+    """A clock that each step moves on by a second: blocks are cut so that the last one ends when the time does."""
+    now, blocks = [0.0], []
+
+    class Slow(CustomTrainModel):
+        def train_step(self, data):
+            logs = super().train_step(data)
+            ticks = tf.numpy_function(lambda: np.float32(now.__setitem__(0, now[0] + 1) or 0), [], tf.float32)
+            return {name: log + ticks for name, log in logs.items()}
+
+    model = compiled(models.dense, Slow)
+    data = make_source(X, Y, batch_size=16, epochs=50, model=model)
+    session = TrainingSession(model, epochs=50, verbose=0, max_time=seconds)
+    session._limits = Limits(max_time=seconds, clock=lambda: now[0])
+    train_block = session.train_block
+    session.train_block = lambda block: (train_block(block), blocks.append(block.done))[0]
+    history = run_epochs(session, data)
+    assert int(model.optimizer.iterations.numpy()) == steps == now[0]
+    assert history.stop_reason == f"max_time={seconds} is over"
+    assert steps < 10 or max(blocks) > 1
 
 
 def test_an_own_loop_asks_whether_to_stop():

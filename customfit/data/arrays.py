@@ -132,6 +132,12 @@ class ArraySource:
         if self._next < self._pass_steps:
             self._data.start(order)
 
+    def skip_passes(self, passes: int) -> None:
+        """Draws the orders of so many passes, each begun by `restart`."""
+        for _ in range(passes * (math.ceil(self.steps / self._pass_steps) if self._streams else 1)):
+            self._draw_order()
+        self.restart()
+
     def _draw_order(self) -> tf.Tensor:
         if self._orders is None:
             self._orders = _orders(self.rows, self.batch_size, self._shuffle)

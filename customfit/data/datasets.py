@@ -161,7 +161,7 @@ class DatasetSource:
             return False
         try:
             tf.train.Checkpoint(iterator=self._iterator).write(path)
-        except (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError, ValueError):
+        except (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError):
             return False  # some op in it has a state of its own: the batches are read again, and `seek` says so
         return True
 
@@ -186,6 +186,15 @@ class DatasetSource:
         for name in ("_read", "_epochs", "_left", "_fresh", "_spent", "steps"):
             setattr(self, name, position[name])
         self._begin = step
+
+    def skip_passes(self, passes: int) -> None:
+        """Goes to where so many passes have been made, each begun by `restart`."""
+        for _ in range(passes):
+            self.restart()
+            if self._is_dataset:
+                self._make_iterator()  # which moves the seed of a `shuffle(seed=)`
+            else:
+                self._read_again(1, 0)
 
     def _read_again(self, epochs: int, step: int) -> None:
         """Goes through past epochs as training did. Data that begins anew for each pass need not be read for that."""

@@ -138,6 +138,9 @@ class ResumableSource(Source, Protocol):
             iterator_path: What `save_iterator` wrote, or `None`.
         """
 
+    def skip_passes(self, passes: int) -> None:
+        """Goes to where so many passes have been made, each begun by `restart`: what validation does."""
+
 
 def warn_of_short_epoch(seen: int, steps: int | None) -> None:
     """Warns that the data has ended before the epoch, as `fit` does."""

@@ -1,13 +1,11 @@
 """Ctrl-C and SIGTERM with checkpoints: the step is finished and kept, and the same call ends as if nothing had been."""
 
-import os
 import signal
 
 import pytest
 
-from customfit.compat import keras
 from tests.parity import models
-from tests.resume.cut import assert_same, train
+from tests.resume.cut import Interrupts, assert_same, train
 
 X, Y = models.rows(70)
 ROWS = {"x": X, "y": Y, "validation_data": (X, Y)}
@@ -18,21 +16,6 @@ def _heard():
     given = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     yield
     signal.signal(signal.SIGINT, given)
-
-
-class Interrupts(keras.callbacks.Callback):
-    """Sends a signal in a hook, the n-th time that it is called."""
-
-    def __init__(self, hook, times, number):
-        super().__init__()
-        self.left = times
-
-        def send(*args, **kwargs):
-            self.left -= 1
-            if self.left == 0:
-                os.kill(os.getpid(), number)
-
-        setattr(self, hook, send)
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])

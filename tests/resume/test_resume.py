@@ -1,14 +1,16 @@
 """A training that was cut off, taken up by the same call, ends as if left alone: to the bit, whatever is trained."""
 
 import shutil
+import signal
 
 import numpy as np
 import pytest
 
 from customfit import CustomTrainModel, EarlyStopping, TrainingSession, compat
 from customfit.compat import keras, tf
+from customfit.data import ArraySource
 from tests.parity import models
-from tests.resume.cut import SEED, assert_resumes, assert_same, train
+from tests.resume.cut import SEED, Interrupts, assert_resumes, assert_same, train
 
 X, Y = models.rows(70)  # 5 steps of 16 an epoch, the last of 6
 ROWS = {"x": X, "y": Y}
@@ -133,8 +135,6 @@ def test_mixed_precision(tmp_path):
         return models.dropout(base)
 
     def scaled():
-        if compat.IS_KERAS_3:
-            return keras.mixed_precision.LossScaleOptimizer(keras.optimizers.Adam(), dynamic_growth_steps=3)
         return keras.mixed_precision.LossScaleOptimizer(keras.optimizers.Adam(), dynamic_growth_steps=3)
 
     try:
@@ -437,6 +437,33 @@ def test_a_state_that_cannot_be_kept_is_named(tmp_path):
 def test_validation_by_steps_is_taken_up(tmp_path):
     given = {**ROWS, **VALIDATION, "validation_interval": 2, "early_stopping": 9}
     assert_resumes(models.dropout, given, tmp_path, cuts=[3, 4, 9])
+
+
+@pytest.mark.parametrize("sets", [1, 2])
+def test_validation_data_that_shuffles_itself_is_taken_up(sets, tmp_path):
+    """Few batches of it, so that the order counts; a pass before training; one that is cut off in its second set."""
+    held_out = lambda: tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(len(X), seed=5).batch(16)
+    given = lambda: {
+        **ROWS,
+        "validation_data": held_out() if sets == 1 else {"a": held_out(), "b": held_out()},
+        "validation_steps": 2,
+        "sanity_validation": 1,
+        "callbacks": [],
+    }
+    whole = train(models.dropout, given)
+    assert len(set(whole[1].history["val_loss" if sets == 1 else "val_a_loss"])) == 3
+    train(models.dropout, {**given(), "max_steps": 7}, tmp_path)
+    stops = Interrupts("on_test_begin", sets, signal.SIGTERM)
+    assert train(models.dropout, {**given(), "callbacks": [stops]}, tmp_path)[1].stop_reason == "SIGTERM"
+    assert_same(train(models.dropout, given, tmp_path), whole)
+
+
+def test_shuffled_rows_to_validate_on_are_taken_up(tmp_path):
+    def given():
+        source = ArraySource(X, Y, batch_size=16, shuffle=True, steps_per_epoch=2)
+        return {**ROWS, "validation_data": source}
+
+    assert_resumes(models.dropout, given, tmp_path, cuts=[7])
 
 
 @slow

@@ -32,6 +32,14 @@ def test_killed_at_random_it_ends_as_if_left_alone(train_fn):
 
 
 @pytest.mark.slow
+def test_killed_at_each_moment_it_ends_as_if_left_alone():
+    kills = [(3, "validating"), (9, "pruning"), (12, "writing"), (12, "step"), (24, "validating")]
+    report = check_resume(trainings.mixed_precision, kill_at=kills)
+    assert report, report.message
+    assert report.kills == tuple(kills)
+
+
+@pytest.mark.slow
 def test_a_training_that_cannot_be_taken_up_is_found_out():
     report = check_resume(trainings.differs, kill_at=[12])
     assert not report
@@ -65,3 +73,12 @@ def test_memory_and_file_handles_stay_flat(tmp_path):
     assert len(list(tmp_path.glob("checkpoint-*"))) <= 4
     assert handles[-1] <= handles[10]
     assert memory[-1] - memory[10] < 20e6  # 200 checkpoints later
+
+
+def test_file_handles_stay_flat_over_many_resumes(tmp_path):
+    x, y = models.rows(64)
+    handles = []
+    for epochs in range(1, 7):
+        train(models.dropout, {"x": x, "y": y, "epochs": epochs}, tmp_path)
+        handles.append(len(os.listdir("/proc/self/fd")))
+    assert handles[-1] <= handles[1]

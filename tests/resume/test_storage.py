@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import resource
 import shutil
 import signal
@@ -9,13 +10,15 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 
 import numpy as np
 import pytest
 
-from customfit import lock as lock_module
 from customfit import storage
+from customfit.checkpoint import HEARTBEAT_SECONDS, Checkpointer
+from customfit.compat import keras
 from customfit.lock import STALE_SECONDS, DirectoryLock, DirectoryLockedError, started
 from customfit.storage import CheckpointError, CheckpointStore
 from tests.parity import models
@@ -125,6 +128,64 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     assert [path.name[-1] for path in checkpoints(tmp_path)] == ["2", "4", "5"]
 
 
+def test_a_best_whose_record_cannot_be_read_now_is_not_removed(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path, keep=1)
+    for number, score in enumerate([1.0, 2.0]):
+        store.write(lambda folder: fill(folder, number, score))  # noqa: B023
+    read = pathlib.Path.read_text
+
+    def fails(path, *args):
+        if path.parent.name == "checkpoint-00000001":
+            raise OSError(5, "Input/output error")
+        return read(path, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "read_text", fails)
+        with pytest.raises(OSError, match="Input/output"):
+            store.write(lambda folder: fill(folder, 2, 3.0))
+    assert (tmp_path / "checkpoint-00000001").exists()
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Each file, then their directory; only then the rename, and then the directory that has the name."""
+    events = []
+
+    def flushed(descriptor):
+        events.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    def renamed(source, target):
+        events.append("rename")
+        os.replace(source, target)
+
+    monkeypatch.setattr(storage.os, "fsync", flushed)
+    monkeypatch.setattr(storage.os, "rename", renamed)
+    path = CheckpointStore(tmp_path, keep=1).write(lambda folder: fill(folder, 0))
+    before, after = events[: events.index("rename")], events[events.index("rename") + 1 :]
+    assert {os.path.basename(name) for name in before[:-1]} == {file.name for file in path.iterdir()}
+    assert os.path.basename(before[-1]).startswith(".writing-")
+    assert after == [os.fspath(tmp_path)]
+
+
+@pytest.mark.parametrize("interval", [3, 1e-6])
+def test_within_epochs_the_best_is_by_what_was_found_last(interval, tmp_path):
+    """Of those since an epoch or validation was found best, the first is kept: it is the nearest to it."""
+
+    class Scales(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.first = getattr(self, "first", self.model.get_weights())
+            self.model.set_weights([weight * [8.0, 0.0, 4.0, 16.0][epoch] for weight in self.first])
+
+    given = {"validation_data": (X, Y), "checkpoint_keep": 1, "epochs": 4, "callbacks": [Scales()]}
+    given["checkpoint_interval"] = interval
+    _, history = train(models.dense, {**ROWS, **given}, tmp_path, optimizer=lambda: keras.optimizers.SGD(0.0))
+    found = history.history["val_loss"]
+    assert found[1] == min(found)
+    records = [json.loads((path / "state.json").read_text()) for path in checkpoints(tmp_path)]
+    best, last = ((record["at"]["epoch"], record["at"]["step"], record["score"]) for record in records)
+    assert best == ((2, 2, found[1]) if interval == 3 else (2, 0, found[1]))  # step 12 of 20; each block and epoch
+    assert last == (4, 0, found[3])
+
+
 def test_the_best_is_by_what_early_stopping_monitors(tmp_path):
     given = {"early_stopping": {"monitor": "val_accuracy", "patience": 9}, "checkpoint_keep": 1, "epochs": 5}
     _, history = train(models.dense, {**ROWS, **given, "validation_data": (X, Y)}, tmp_path)
@@ -207,8 +268,6 @@ def test_a_full_disk_is_an_error_of_ours_and_leaves_the_last_checkpoint(tmp_path
 
 
 def test_a_directory_that_vanishes_warns_or_raises(tmp_path):
-    from customfit.compat import keras
-
     for on_error in ("warn", "raise"):
         folder = tmp_path / on_error
         vanish = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: shutil.rmtree(folder, ignore_errors=True))  # noqa: B023
@@ -285,6 +344,66 @@ def test_stale_locks_are_recognised(text, age, held, tmp_path):
         assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
 
 
+def test_a_live_owner_shows_it_and_takes_a_lock_again_that_has_vanished(tmp_path):
+    now = [time.time()]
+    lock = DirectoryLock(tmp_path, clock=lambda: now[0])
+    lock.take()
+    now[0] += STALE_SECONDS
+    lock.keep()
+    assert (tmp_path / "lock").stat().st_mtime == pytest.approx(now[0], abs=1)
+    (tmp_path / "lock").unlink()
+    lock.keep()
+    with pytest.raises(DirectoryLockedError):
+        DirectoryLock(tmp_path).take()
+
+
+def test_an_owner_finds_out_before_it_writes_that_another_has_the_lock_now(tmp_path):
+    """On two hosts, when one was taken for dead: its next checkpoint must not land among those of the other."""
+    lost = []
+
+    class Loses(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                (tmp_path / "lock").write_text(owner(pid=1, started=started(1)))
+                lost.extend(checkpoints(tmp_path))
+
+    with pytest.raises(DirectoryLockedError, match="used by process 1"):
+        train(models.dense, {**ROWS, "callbacks": [Loses()], "on_checkpoint_error": "warn"}, tmp_path)
+    assert checkpoints(tmp_path) == lost
+    assert json.loads((tmp_path / "lock").read_text())["pid"] == 1
+
+
+def test_of_two_who_find_a_stale_lock_one_takes_it(tmp_path):
+    """The second has read the stale one, and looks at its owner, when the first one takes it."""
+    (tmp_path / "lock").write_text(owner(pid=2**22 + 1))
+    first, second = DirectoryLock(tmp_path), DirectoryLock(tmp_path)
+    judge, between = second._why_held, iter([first.take])
+
+    def judges(text):
+        reason = judge(text)
+        next(between, lambda: None)()
+        return reason
+
+    second._why_held = judges
+    with pytest.raises(DirectoryLockedError, match="another training of this process"):
+        second.take()
+    first.keep()  # it is still its own
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+def test_a_training_shows_now_and_then_that_it_lives(tmp_path):
+    now = [0.0]
+    checkpointer = Checkpointer(tmp_path, clock=lambda: now[0])
+    checkpointer.open()
+    os.utime(tmp_path / "lock", (0, 0))
+    checkpointer.beat()
+    assert (tmp_path / "lock").stat().st_mtime == 0
+    now[0] += HEARTBEAT_SECONDS
+    checkpointer.beat()
+    assert (tmp_path / "lock").stat().st_mtime > 0
+    checkpointer.close()
+
+
 def test_a_lock_that_somebody_else_has_taken_is_not_given_back(tmp_path):
     lock = DirectoryLock(tmp_path)
     lock.take()
@@ -294,8 +413,6 @@ def test_a_lock_that_somebody_else_has_taken_is_not_given_back(tmp_path):
 
 
 def test_the_directory_is_free_after_training_however_it_ends(tmp_path):
-    from customfit.compat import keras
-
     def fail(epoch, logs):
         raise ZeroDivisionError
 
@@ -306,4 +423,3 @@ def test_the_directory_is_free_after_training_however_it_ends(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # what ours are; Keras 2.12 draws seeds as Python deprecates
         train(models.dense, ROWS, tmp_path)
-    assert lock_module.is_alive(os.getpid())
