@@ -112,7 +112,7 @@ def make_plan(
         checkpoints=_checkpoints(checkpoint_dir, checkpoint_interval, count, done, total),
         parameter_bytes=_bytes(model.weights),
         optimizer_bytes=_optimizer_bytes(model),
-        gradient_bytes=_bytes(model.trainable_weights) * (1 if model.gradient_pipeline.accumulation_steps is None else 2),
+        gradient_bytes=_bytes(model.trainable_weights) * (2 if model.gradient_pipeline.accumulation_steps else 1),
         data_bytes=getattr(data, "nbytes", None),
         conflicts=(*_conflicts(epochs - initial_epoch, total, *options), *_notes(data)),
     )

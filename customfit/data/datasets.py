@@ -81,7 +81,7 @@ class DatasetSource:
             if planned == 0:
                 return
             count = planned if self.steps is None else min(planned, self.steps - begin)
-            may_end = self._left is None or self._left < count
+            may_end = self._left is None or self._left < count or self._ends_within_an_epoch
             block = Block(begin, planned, count, NextBatch(), self._iterator, may_end=may_end, head=self._head)
             self._head = None
             self._block = block
@@ -108,6 +108,14 @@ class DatasetSource:
             self._left -= block.done
         if block.done:
             self._fresh = False
+
+    @property
+    def _ends_within_an_epoch(self) -> bool:
+        """Whether some epoch may get less than its steps.
+
+        Then all its blocks are of the kind that may end, as the one trace of a step is to be used for all of them.
+        """
+        return self._cardinality > 0 and self.steps is not None and self._cardinality % self.steps > 0
 
     def _goes_on(self) -> bool:
         """Whether the data is one stream through all epochs, after which training stops."""
