@@ -49,7 +49,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         ("--parts", PARTS),
     ):
         parser.add_argument(option, type=some_of(list(names)), metavar="A,B", help=f"some of {', '.join(names)}")
-    parser.add_argument("--rounds", type=int, help="timed epochs of each contender (5; with --quick 2)")
+    parser.add_argument("--rounds", type=int, help="turns of each contender (5; with --quick 2)")
     parser.add_argument("--quick", action="store_true", help="one workload, few steps: whether all of it runs")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder to save into")
     parsed = parser.parse_args(arguments)

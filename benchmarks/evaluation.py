@@ -48,7 +48,7 @@ def run(settings: Settings) -> list[dict]:
             name: functools.partial(contender.make, task, keras, **contender.options)
             for name, contender in EVALUATORS.items()
         }
-        timings = alternate(makers, settings.rounds)
+        timings = alternate(makers, settings)
         rivals = ("evaluate", "evaluate_tuned")
         results.append(
             {

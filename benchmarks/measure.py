@@ -1,8 +1,11 @@
 """How contenders are timed: in turn within each round, so that what disturbs the machine disturbs them all.
 
 The first two epochs of each, which trace and compile, are kept apart. (Two, because a loop may choose the size of its
-blocks by the first one.) Of the rounds after them the median and the best are reported. A ratio of two contenders is
-the median of the ratios within each round.
+blocks by the first one.) A contender's turn in a round is as many epochs as take it about two seconds: after a change
+of hands it is a second or so until threads have settled on the cores, and that must not weigh more on who is faster.
+
+Of the rounds the median and the best are reported. A ratio of two contenders is the median of the ratios within each
+round.
 """
 
 from __future__ import annotations
@@ -35,6 +38,11 @@ class Settings:
         """The forms of data to measure a workload on."""
         return self.data or list(WORKLOADS[workload].data)
 
+    @property
+    def turn_s(self) -> float:
+        """How long a contender's turn in a round lasts, in whole epochs."""
+        return 0 if self.quick else 2
+
     def steps(self, workload: str) -> int:
         """Steps in an epoch of a workload."""
         return WORKLOADS[workload].quick_steps if self.quick else WORKLOADS[workload].steps
@@ -46,7 +54,7 @@ class Timing:
 
     Attributes:
         warm_up_s: Of each epoch before the rounds.
-        rounds_s: Of each round.
+        rounds_s: Of an epoch in each round.
         error: Why there are none.
     """
 
@@ -68,12 +76,12 @@ class Timing:
         }
 
 
-def alternate(makers: dict[str, Callable[[], Callable[[], Any]]], rounds: int) -> dict[str, Timing]:
-    """Builds each contender and warms it up; then times an epoch of each, in turn, in every round.
+def alternate(makers: dict[str, Callable[[], Callable[[], Any]]], settings: Settings) -> dict[str, Timing]:
+    """Builds each contender and warms it up; then times epochs of each, in turn, in every round.
 
     Args:
         makers: For each contender, what builds it and gives what trains it for an epoch.
-        rounds: How many rounds.
+        settings: How many rounds, and how long a turn.
 
     Returns:
         The seconds of each. One that cannot run, as where XLA does not compile the model, or is far too slow, says why.
@@ -93,10 +101,11 @@ def alternate(makers: dict[str, Callable[[], Callable[[], Any]]], rounds: int) -
             epochs.pop(name, None)
             timings[name].error = describe(error)
     gc.collect()
-    for number in range(rounds):
+    for number in range(settings.rounds):
         order = list(epochs)
         for name in order if number % 2 == 0 else reversed(order):  # so that none always follows the same one
-            timings[name].rounds_s.append(seconds(epochs[name]))
+            count = max(1, round(settings.turn_s / timings[name].warm_up_s[-1]))
+            timings[name].rounds_s.append(sum(seconds(epochs[name]) for _ in range(count)) / count)
     return timings
 
 

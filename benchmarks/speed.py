@@ -23,7 +23,7 @@ def run(settings: Settings) -> list[dict]:
                 progress(f"speed: {workload}, {data}")
                 task = Task(workload, data, settings.steps(workload))
                 makers = {name: functools.partial(start, name, task, jax_worker) for name in settings.contenders}
-                results.append(_result(task, alternate(makers, settings.rounds)))
+                results.append(_result(task, alternate(makers, settings)))
     return results
 
 

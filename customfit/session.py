@@ -163,6 +163,7 @@ class TrainingSession:
         self._extra_logs: dict = {}
         self._final_logs: dict | None = None
         self._limit: str | None = None  # which one was reached
+        self._reason_before: str | None = None  # why the training that was taken up had stopped
         self._terminated = False
 
     # ------------------------------------------------------------------------------------------ begin and end
@@ -371,6 +372,7 @@ class TrainingSession:
             getattr(self._stopping, "stop_reason", None),
             self._limit,
             self.model.gradient_pipeline.guard.stop_reason,
+            self._reason_before,
         )
         return next((reason for reason in reasons if reason is not None), None)
 
@@ -463,6 +465,7 @@ class TrainingSession:
             self._validation.done[:], self._validation.passes = progress.validations, progress.validation_passes
             self._step_logs, self._extra_logs = progress.step_logs, progress.extra_logs
             self._final_logs = progress.final_logs
+            self._reason_before = progress.stop_reason if progress.stopped else None
         return progress
 
     def _go_on_within_epoch(self) -> None:
@@ -492,6 +495,7 @@ class TrainingSession:
             step=self.step if self._in_epoch else 0,
             total_steps=self.total_steps,
             stopped=bool(self.model.stop_training),
+            stop_reason=self.stop_reason,
             validations=self._validation.done,
             validation_passes=self._validation.passes,
             extra_logs=self._extra_logs if self._in_epoch else {},

@@ -28,6 +28,7 @@ class Progress:
         step: Steps of it that are done; 0 between two epochs.
         total_steps: Steps of all epochs.
         stopped: Whether something has asked to stop: then training is over, once the epoch that is going on has ended.
+        stop_reason: Why, in words, where it has said so.
         validations: What `validation_interval` has found.
         validation_passes: Passes over the validation data.
         step_logs: The last step's logs.
@@ -39,6 +40,7 @@ class Progress:
     step: int
     total_steps: int
     stopped: bool = False
+    stop_reason: str | None = None
     validations: list = dataclasses.field(default_factory=list)
     validation_passes: int = 0
     step_logs: dict = dataclasses.field(default_factory=dict)

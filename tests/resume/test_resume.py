@@ -439,6 +439,24 @@ def test_validation_by_steps_is_taken_up(tmp_path):
     assert_resumes(models.dropout, given, tmp_path, cuts=[3, 4, 9])
 
 
+@pytest.mark.parametrize("why", ["a row is not finite", "early stopping", "a callback"])
+def test_why_a_training_has_stopped_is_known_to_the_call_after_it(why, tmp_path):
+    given, options = {**ROWS, "shuffle": False}, {}
+    if why == "a row is not finite":
+        given["x"], options = np.where(np.arange(70)[:, None] == 40, np.nan, X), {"nonfinite": "stop"}
+    elif why == "early stopping":
+        given["early_stopping"] = {"monitor": "loss", "patience": 1, "min_delta": 10.0}
+    else:
+        stop = lambda epoch, logs: setattr(given["callbacks"][0].model, "stop_training", epoch == 1)
+        given["callbacks"] = [keras.callbacks.LambdaCallback(on_epoch_end=stop)]
+    first = train(models.dense, given, tmp_path, **options)
+    again = train(models.dense, given, tmp_path, **options)
+    assert_same(again, first)
+    assert len(first[1].epoch) < 3
+    assert again[1].stop_reason == first[1].stop_reason
+    assert (first[1].stop_reason is None) == (why == "a callback")
+
+
 @pytest.mark.parametrize("sets", [1, 2])
 def test_validation_data_that_shuffles_itself_is_taken_up(sets, tmp_path):
     """Few batches of it, so that the order counts; a pass before training; one that is cut off in its second set."""
