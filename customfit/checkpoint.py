@@ -101,8 +101,10 @@ class Checkpointer:
         finally:
             self._drew_seed = False
             self._state = self._from = self._saved = self._score = None
-            with self._errors("The lock could not be given back in"):
+            try:
                 self._store.close()
+            except OSError as error:  # nothing is lost by that, and it must not hide what has ended training
+                warnings.warn(f"The lock could not be given back in {self._store.directory}: {error}", stacklevel=2)
 
     # -------------------------------------------------------------------------------------------------- to resume
 
@@ -141,10 +143,20 @@ class Checkpointer:
         _logger.info("Training goes on from %s: epoch %d, step %d.", path, progress.epoch + 1, progress.step)
         return progress
 
-    def look(self) -> dict | None:
-        """How far the training is that `begin` would take up: `epoch`, `step`, `total_steps` and `stopped`."""
+    def look(self, fingerprint: dict) -> tuple[dict | None, str | None]:
+        """How far the training is that `begin` would take up: `epoch`, `step`, `total_steps` and `stopped`.
+
+        Nothing is locked, moved or made, and the model stays as it is.
+
+        Returns:
+            That, or `None` where a new one would begin; and what is wrong with it, in words, or `None`.
+        """
         record = self._store.look() if self._resume else None
-        return None if record is None else record["at"]
+        if record is None:
+            missing = self._resume is True or (self._resume and self._store.has_any())
+            return None, f"there is no checkpoint to go on from in {self._store.directory}" if missing else None
+        found = differences(record["fingerprint"], fingerprint, record["learning rates"])
+        return record["at"], f"the checkpoint is refused, for {'; '.join(found)}" if found else None
 
     def restore(self) -> Progress | None:
         """Gives back the state of the checkpoint that this training came from, but the positions in the data."""
@@ -215,34 +227,39 @@ class Checkpointer:
         state, place = self._state, (progress.epoch, progress.step)
         if state is None or place == self._saved:
             return
+        callbacks = state.callback_states()
 
         def fill(folder: Path) -> dict:
-            record = {**self._header, "score": self._score, "learning rates": rates or []}
-            return {**record, **state.save(folder, progress)}
+            score = None if self._score == math.inf else self._score
+            record = {**self._header, "score": score, "learning rates": rates or []}
+            return {**record, **state.save(folder, progress, callbacks)}
 
-        with self._errors():
+        with self._errors("A checkpoint could not be written to {}: {}. Training goes on."):
             self._store.lock.keep()
             self._store.write(fill)
             self._saved = place
         self._saved_at = self._clock()
+        if self._saved == place:
+            with self._errors("Older checkpoints could not be removed from {}: {}. Training goes on."):
+                self._store.prune(self._header["run"])
 
     def beat(self) -> None:
         """Shows other hosts now and then that this process lives."""
         if self._clock() - self._beaten_at >= HEARTBEAT_SECONDS:
             self._beaten_at = self._clock()
-            with self._errors():
+            with self._errors("The lock could not be kept in {}: {}. Training goes on."):
                 self._store.lock.keep()
 
     @contextmanager
-    def _errors(self, what: str = "A checkpoint could not be written to") -> Iterator[None]:
+    def _errors(self, words: str) -> Iterator[None]:
         """Has a failure to write be one of ours, or a warning, as `on_error` says."""
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
-            what = f"{what} {self._store.directory}: {error}"
+            words = words.format(self._store.directory, error)
             if self._on_error == "raise":
-                raise CheckpointError(what) from error
-            warnings.warn(f"{what}. Training goes on.", stacklevel=2)
+                raise CheckpointError(words) from error
+            warnings.warn(words, stacklevel=2)
 
 
 def _interval(interval: Any) -> tuple[int | None, float | None]:

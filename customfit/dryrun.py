@@ -65,7 +65,7 @@ class DryRun:
         if self.fast_dev_run:
             return FirstBatches(data, int(self.fast_dev_run))
         if self.overfit_batches:
-            if not getattr(data, "begins_anew", False) and not getattr(data, "restarts", False):
+            if not getattr(data, "restarts", True):
                 raise ValueError(
                     "`overfit_batches` must come with data that can be read from its start again. Received: a generator"
                 )

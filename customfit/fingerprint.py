@@ -31,6 +31,7 @@ def fingerprint(model: keras.Model, data: Any, options: dict) -> dict:
             "loss": _loss(getattr(model, "loss", None)),
             "loss_weights": _plain(_compile_config(model).get("loss_weights")),
             "jit_compile": compat.jit_compile(model),
+            "replicas": model.distribute_strategy.num_replicas_in_sync,
             "optimizer": [config for config, _ in optimizers],
             "learning rate": None if _has_trained(model) else [rate for _, rates in optimizers for rate in rates],
             "gradients": {k: v for k, v in model.gradient_pipeline.get_config().items() if k != "nonfinite_dump"},

@@ -49,13 +49,16 @@ class Limits:
         if steps:
             self._seconds_a_step = (self._clock() - self._block_begun) / steps
 
-    def steps_left(self, steps_done: int) -> float:
-        """How many more steps may run from here on in one go; 0 where a limit is reached."""
+    def steps_left(self, steps_done: int, begins_epoch: bool = False) -> float:
+        """How many more steps may run from here on in one go; 0 where a limit is reached.
+
+        An epoch that has been begun when the time ran out gets a step: without one it would have no loss.
+        """
         left = math.inf if self.max_steps is None else max(0, self.max_steps - steps_done)
         if self.max_seconds is not None and left:
             seconds_left = self._begun + self.max_seconds - self._clock()
             if seconds_left <= 0:
-                return 0
+                return 1 if begins_epoch else 0
             fitting = seconds_left / self._seconds_a_step if self._seconds_a_step else math.inf
             left = min(left, max(1, fitting if math.isinf(fitting) else math.ceil(fitting)))
         return left

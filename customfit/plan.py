@@ -69,6 +69,7 @@ def make_plan(
     initial_epoch: int,
     max_steps: int | None,
     resumed: dict | None,
+    refused: str | None,
     checkpoint_dir: Any,
     checkpoint_interval: Any,
     early_stopping: Any,
@@ -84,6 +85,7 @@ def make_plan(
         initial_epoch: The epoch at which training would begin.
         max_steps: The limit.
         resumed: How far the training is that would be taken up, as `Checkpointer.look` says.
+        refused: And why it would not, in words, or `None`.
         checkpoint_dir: Where checkpoints would go.
         checkpoint_interval: And when.
         early_stopping: The callback, or `None`.
@@ -114,7 +116,7 @@ def make_plan(
         optimizer_bytes=_optimizer_bytes(model),
         gradient_bytes=_bytes(model.trainable_weights) * (2 if model.gradient_pipeline.accumulation_steps else 1),
         data_bytes=getattr(data, "nbytes", None),
-        conflicts=(*_conflicts(epochs - initial_epoch, total, *options), *_notes(data)),
+        conflicts=(*_notes(data, refused), *_conflicts(epochs - initial_epoch, total, *options)),
     )
 
 
@@ -149,8 +151,9 @@ def _conflicts(
     return found
 
 
-def _notes(data: Any) -> list[str]:
-    return [] if getattr(data, "restarts", True) else ["the generator has given its first batch to this plan"]
+def _notes(data: Any, refused: str | None) -> list[str]:
+    read = [] if getattr(data, "restarts", True) else ["the generator has given its first batch to this plan"]
+    return read if refused is None else [refused, *read]
 
 
 def _checkpoints(directory: Any, interval: Any, epochs: int, done: int, total: int | None) -> int | None:
@@ -158,7 +161,9 @@ def _checkpoints(directory: Any, interval: Any, epochs: int, done: int, total: i
         return 0
     if interval == "epoch":
         return epochs
-    return None if total is None or not isinstance(interval, int) else math.ceil(total / interval) - done // interval
+    if total is None or not isinstance(interval, int):
+        return None
+    return math.ceil(total / interval) - done // interval if total > done else 0
 
 
 def _updates(begin: int, end: int, epoch_steps: int | None, accumulation: int) -> int:

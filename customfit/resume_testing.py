@@ -112,7 +112,10 @@ def check_resume(
             if run(Path(folder, "killed"), Path(folder, "result"), kill=(step, moment)) is None:
                 done.append((step, moment))
         if not done:
-            raise ValueError(f"`kill_at` must name steps that there are. Received: {kill_at!r}, of {steps} steps")
+            raise ValueError(
+                "`kill_at` must name steps that there are, and checkpoints must be made. Received: "
+                f"{plan}, of {steps} steps"
+            )
         killed = _Result.read(run(Path(folder, "killed"), Path(folder, "result")))
     variable, difference = alone.difference(killed)
     if difference is not None:
@@ -171,16 +174,16 @@ def _kill_after(step: int, moment: str) -> dict[str, int]:
 
         return plain["write"](store, filled)
 
-    def prune(store: CheckpointStore, paths: list, record: dict) -> None:
-        kill_if("pruning", record["at"]["total_steps"])
-        plain["_prune"](store, paths, record)
+    def prune(store: CheckpointStore, run: str) -> None:
+        kill_if("pruning", seen["steps"])
+        plain["prune"](store, run)
 
     for owner, name, replacement in (
         (TrainingSession, "train_block", train_block),
         (TrainingSession, "block_size", block_size),
         (TrainingSession, "_between_validation_steps", between_validation_steps),
         (CheckpointStore, "write", write),
-        (CheckpointStore, "_prune", prune),
+        (CheckpointStore, "prune", prune),
     ):
         plain[name] = getattr(owner, name)
         setattr(owner, name, replacement)
@@ -259,9 +262,9 @@ class _Result:
             killed = other.variables.get(name)
             if name.startswith("metric/"):
                 continue  # the state of the last pass: nothing that is gone on with
-            if killed is None or killed.shape != alone.shape:
-                return name, f"{name} is missing"
-            if not np.array_equal(killed, alone, equal_nan=alone.dtype.kind == "f"):
+            if killed is None or (killed.shape, killed.dtype) != (alone.shape, alone.dtype):
+                return name, f"{name} is missing, or of another shape or dtype"
+            if killed.tobytes() != alone.tobytes():
                 largest = np.max(np.abs(killed.astype("float64") - alone.astype("float64")))
                 return name, f"{name} differs by up to {largest:.3g}"
         more = [name for name in other.variables if name not in self.variables and not name.startswith("metric/")]

@@ -69,8 +69,15 @@ class Resumption:
         """Takes up the training of the newest checkpoint, where there is one, its position in the data as well."""
         if self._checkpointer is None:
             return None
+        self._state = TrainingState(self._model, self._callbacks, data, self._validation.data)
+        return self._checkpointer.begin(self._state, self._fingerprint(data))
+
+    def look(self, data: Source) -> tuple[dict | None, str | None]:
+        """What `Checkpointer.look` sees: how far the training is that `begin` would take up, or why it would not."""
+        return (None, None) if self._checkpointer is None else self._checkpointer.look(self._fingerprint(data))
+
+    def _fingerprint(self, data: Source | None) -> dict:
         sources = self._validation.data
-        self._state = TrainingState(self._model, self._callbacks, data, sources)
         validation = {
             "sets": {
                 name: source.describe() if hasattr(source, "describe") else None for name, source in sources.items()
@@ -78,12 +85,7 @@ class Resumption:
             "freq": self._validation.freq,
             "interval": self._validation.interval,
         }
-        identity = fingerprint(self._model, data, {"validation": validation, **self._identity})
-        return self._checkpointer.begin(self._state, identity)
-
-    def look(self) -> dict | None:
-        """How far the training is that `begin` would take up, if there is one. Nothing is changed."""
-        return None if self._checkpointer is None else self._checkpointer.look()
+        return fingerprint(self._model, data, {"validation": validation, **self._identity})
 
     def again(self) -> Progress:
         """Gives back what the begin of an epoch has changed that has been begun before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from collections.abc import Iterator
@@ -169,12 +170,16 @@ class TrainingSession:
     # ------------------------------------------------------------------------------------------ begin and end
 
     def __enter__(self) -> TrainingSession:
-        self._resumption.open()
-        self.model.gradient_pipeline.begin()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._resumption.close)
+            self._resumption.open()
+            undo.callback(self._signals.end)
+            self._signals.begin()
+            undo.enter_context(self._trainable_state)
+            self.model.gradient_pipeline.begin()
+            self._limits.begin()
+            undo.pop_all()  # from here on `__exit__` does
         self._running, self._terminated = True, False
-        self._trainable_state.__enter__()
-        self._signals.begin()
-        self._limits.begin()
         try:
             self._first_epoch = compat.start_training(self.model, self._initial_epoch, self._steps_per_epoch)
             self.callbacks.on_train_begin()
@@ -197,13 +202,15 @@ class TrainingSession:
             try:
                 self._end_callbacks(ended_well)
             finally:
-                if isinstance(self._stopping, EarlyStopping):
-                    self._stopping.restore()  # even where another callback's `on_train_end` raised before it
                 self._terminated = self._terminated or (kind is None and self._signals.pending == signal.SIGTERM)
                 self.history.stop_reason = self.stop_reason
                 self.history.validation = self._validation.done
-                self._signals.end()
-                self._resumption.close()
+                try:
+                    if isinstance(self._stopping, EarlyStopping):
+                        self._stopping.restore()  # even where another callback's `on_train_end` raised before it
+                finally:
+                    self._signals.end()
+                    self._resumption.close()
         returns = self._terminated and self._signals.on_sigterm == "return"
         if kind is None and not returns:
             self._signals.heed()  # what has come since the last step
@@ -265,8 +272,10 @@ class TrainingSession:
         self.callbacks.on_epoch_end(self.epoch, logs)
         self._final_logs = logs
         self._resumption.rate(logs)
-        if self._resumption.after_epoch() or self.epoch + 1 >= self._epochs or self.should_stop:
+        limit = self._limits.reached(self.total_steps)
+        if self._resumption.after_epoch() or self.epoch + 1 >= self._epochs or self.should_stop or limit:
             self._save()
+        self._limit = self._limit or limit  # the time may run out after an epoch's last step
         return logs
 
     # -------------------------------------------------------------------------------------- steps and validation
@@ -312,7 +321,7 @@ class TrainingSession:
         """
         if self._stopped_before:
             return 0
-        left = self._limits.steps_left(self.total_steps)
+        left = self._limits.steps_left(self.total_steps, begins_epoch=step == 0)
         if left == 0:
             self._end_by_limit()
             return 0
@@ -338,6 +347,7 @@ class TrainingSession:
 
     def plan(self, data: Source, checkpoint_dir: Any = None, checkpoint_interval: Any = "epoch") -> Plan:
         """What this session would do with the data, without a step."""
+        resumed, refused = self._resumption.look(data)
         return make_plan(
             self.model,
             data,
@@ -345,7 +355,8 @@ class TrainingSession:
             epochs=self._epochs,
             initial_epoch=self._initial_epoch,
             max_steps=self._limits.max_steps,
-            resumed=self._resumption.look(),
+            resumed=resumed,
+            refused=refused,
             checkpoint_dir=checkpoint_dir,
             checkpoint_interval=checkpoint_interval,
             early_stopping=self._stopping,

@@ -66,12 +66,13 @@ class TrainingState:
         self.batch_spec: Any = getattr(train_data, "element_spec", None)
         self._random: dict = {}
 
-    def save(self, folder: Path, progress: Progress) -> dict:
+    def save(self, folder: Path, progress: Progress, callbacks: list) -> dict:
         """Writes the state.
 
         Args:
             folder: An empty directory.
             progress: How far training is.
+            callbacks: What `callback_states` has given.
 
         Returns:
             The part of it that JSON can hold.
@@ -85,7 +86,7 @@ class TrainingState:
         record = {
             "at": {name: getattr(progress, name) for name in ("epoch", "step", "total_steps", "stopped")},
             "progress": pack(dataclasses.asdict(progress), "progress", tensors),
-            "callbacks": pack(self._callback_states(), "callbacks", tensors),
+            "callbacks": pack(callbacks, "callbacks", tensors),
             "random": pack(random_states(), "random", tensors),
             "variables": listed,
             "data": self._position(folder),
@@ -125,7 +126,7 @@ class TrainingState:
             position, has_iterator = record["data"]["train"], record["data"]["iterator"]
             self._train_data.seek(position, progress.step, str(folder / "iterator") if has_iterator else None)
         for source in self._validation_data.values():
-            if not getattr(source, "begins_anew", True):
+            if hasattr(source, "skip_passes"):
                 source.skip_passes(progress.validation_passes)
 
     def set_generators(self) -> None:
@@ -141,7 +142,8 @@ class TrainingState:
         iterator = self._train_data.save_iterator(str(folder / "iterator"))
         return {"train": self._train_data.position(), "iterator": iterator}
 
-    def _callback_states(self) -> list:
+    def callback_states(self) -> list:
+        """What callbacks remember. What a user's `get_state` raises is the user's, and no failure to write."""
         states = []
         for callback in self._callbacks:
             if hasattr(callback, "get_state") and hasattr(callback, "set_state"):

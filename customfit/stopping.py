@@ -252,12 +252,12 @@ def score_of(logs: dict, stopping: keras.callbacks.Callback | None, validation: 
         validation: The prefixes of the logs of each set of validation data.
 
     Returns:
-        A number, or `None` where the logs do not have the metric.
+        A number, infinite where the metric is not finite; `None` where the logs do not have it.
     """
     monitor = getattr(stopping, "monitor", None) or (f"{validation[0]}loss" if validation else "loss")
     value = logs.get(monitor)
     if value is None or not math.isfinite(value):
-        return None
+        return None if value is None else math.inf
     mode = getattr(stopping, "mode", "auto")
     higher = mode == "max" or (mode == "auto" and any(word in monitor.lower() for word in _HIGHER_IS_BETTER))
     lower = mode == "auto" and any(word in monitor.lower() for word in _LOWER_IS_BETTER)

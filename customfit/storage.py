@@ -51,7 +51,7 @@ class CheckpointStore:
         try:
             for leftover in self.directory.glob(".writing-*"):
                 shutil.rmtree(leftover)
-        except OSError:
+        except BaseException:
             self.lock.release()
             raise
 
@@ -72,14 +72,13 @@ class CheckpointStore:
         Raises:
             CheckpointError: If there are some and all are damaged.
         """
-        paths = self.paths()
-        for path in reversed(paths):
+        for path in reversed(self.paths()):
             try:
                 return path, verify(path)
             except DamagedCheckpointError as error:
                 warnings.warn(f"{error}. Training goes on from the checkpoint before it.", stacklevel=2)
                 os.rename(path, path.with_name(f"damaged-{path.name}"))
-        if paths or any(self.directory.glob("damaged-*")):
+        if self.has_any():
             raise CheckpointError(
                 f"No checkpoint in {self.directory} can be read. The damaged ones are still there; to begin anew, use "
                 "another directory or remove them."
@@ -93,6 +92,10 @@ class CheckpointStore:
                 return verify(path)
         return None
 
+    def has_any(self) -> bool:
+        """Whether there are checkpoints, be they damaged."""
+        return any(self.directory.glob("*checkpoint-*"))
+
     def write(self, fill: Callable[[Path], dict]) -> Path:
         """Writes a checkpoint.
 
@@ -103,7 +106,6 @@ class CheckpointStore:
         Returns:
             The checkpoint's path.
         """
-        paths = self.paths()
         number = 1 + max((_number(path) for path in self.directory.glob("*checkpoint-*")), default=0)
         path = self.directory / f"checkpoint-{number:08d}"
         unfinished = self.directory / f".writing-{uuid.uuid4()}"
@@ -121,26 +123,27 @@ class CheckpointStore:
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)  # the error that is under way says more than this could
             raise
-        self._prune([*paths, path], record)
         return path
 
-    def _prune(self, paths: list[Path], record: dict) -> None:
+    def prune(self, run: str) -> None:
+        """Removes all checkpoints but the newest and the best of this run, and those that were damaged."""
+        paths = self.paths()
         kept = set(paths[-self._keep :])
-        best = self._best(paths, record)
+        best = self._best(paths, run)
         for path in paths:
             if path not in kept and path != best:
                 shutil.rmtree(path)
         for damaged in self.directory.glob("damaged-*"):
             shutil.rmtree(damaged)
 
-    def _best(self, paths: list[Path], record: dict) -> Path | None:
+    def _best(self, paths: list[Path], run: str) -> Path | None:
         scores = []
         for path in paths:
             try:
                 other = json.loads((path / RECORD).read_text())
             except (FileNotFoundError, ValueError):  # damaged: not the best
                 continue
-            if other.get("run") == record["run"] and other.get("score") is not None:
+            if other.get("run") == run and other.get("score") is not None:
                 scores.append((other["score"], path))
         return min(scores)[1] if scores else None
 

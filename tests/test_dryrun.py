@@ -140,10 +140,25 @@ def test_a_plan_of_what_has_ended_is_empty_and_of_a_generator_says_what_it_took(
     plan = train(models.dense, "custom_fit", {**given, "plan": True})[1]
     assert (plan.epochs, plan.steps, plan.updates, plan.checkpoints) == (0, 0, 0, 0)
     assert train(models.dense, "custom_fit", {**given, "plan": True, "resume": False})[1].steps == 10
+    assert train(models.dense, "custom_fit", {**given, "plan": True, "checkpoint_interval": 4})[1].checkpoints == 0
     batches = {"x": ((X[:16], Y[:16]) for _ in range(9)), "batch_size": None, "steps_per_epoch": 4, "epochs": 2}
     assert "! the generator has given its first batch" in str(
         train(models.dense, "custom_fit", {**batches, "plan": 1})[1]
     )
+
+
+def test_a_plan_says_that_the_call_will_be_refused(tmp_path):
+    given = {**ROWS, "epochs": 2, "checkpoint_dir": tmp_path / "kept"}
+    planned = lambda **changes: str(train(models.dense, "custom_fit", {**given, "plan": True, **changes})[1])
+    assert f"! there is no checkpoint to go on from in {tmp_path / 'kept'}" in planned(resume=True)
+    assert "!" not in planned()
+    train(models.dense, "custom_fit", given)
+    assert "!" not in planned(resume=True)
+    assert "! the checkpoint is refused, for batch_size=8, which was 16" in planned(batch_size=8)
+    for record in (tmp_path / "kept").glob("*/state.json"):
+        record.write_text("{")
+    assert "! there is no checkpoint to go on from" in planned()
+    assert "!" not in planned(resume=False)
 
 
 def test_a_plan_counts_the_gradients_that_are_accumulated():
@@ -182,6 +197,10 @@ def test_a_plan_names_options_that_conflict(arguments, conflict, capsys):
         ({"overfit_batches": 0}, "`overfit_batches` must be a number of batches, 1 or more"),
         ({"sanity_validation": -1}, "`sanity_validation` must be a number of batches, 0 or more"),
         ({"fast_dev_run": True, "overfit_batches": 2}, "At most one of `fast_dev_run` and `overfit_batches`"),
+        (
+            {"sanity_validation": 1, "validation_data": iter([(X, Y)])},
+            "`sanity_validation` must come with data that can be read from its start again. .*generator as val_data",
+        ),
         (
             {"overfit_batches": 2, "checkpoint_dir": "unused"},
             "`overfit_batches` must not be used with `checkpoint_dir`",

@@ -121,6 +121,23 @@ def test_max_time_is_exact_to_the_step_with_blocks_on(seconds, steps):
     assert steps < 10 or max(blocks) > 1
 
 
+@pytest.mark.parametrize("hook", ["on_epoch_end", "on_epoch_begin"])
+def test_an_epoch_for_which_no_time_is_left_is_not_begun_or_gets_a_step(hook, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(Limits.__init__, "__defaults__", (None, None, lambda: now[0]))
+
+    def passes(epoch, logs):
+        now[0] += 100 if epoch == 1 else 0
+
+    callback = keras.callbacks.LambdaCallback(**{hook: passes})
+    given = {"x": X, "y": Y, "epochs": 9, "max_time": 50, "callbacks": [callback], "validation_data": (X, Y)}
+    model, history = train(models.dense, "custom_fit", given)
+    assert history.stop_reason == "max_time=50 is over"
+    assert history.epoch == [0, 1]
+    assert int(model.optimizer.iterations.numpy()) == (8 if hook == "on_epoch_end" else 5)
+    assert min(history.history["loss"]) > 0.1  # that of no step at all would be 0
+
+
 def test_an_own_loop_asks_whether_to_stop():
     model = models.dense(CustomTrainModel)
     model.compile("adam", "sparse_categorical_crossentropy")

@@ -84,7 +84,7 @@ def make_source(
         restarts = not is_iterator(x)
         shuffle = shuffle and not is_dataset and restarts  # a dataset shuffles itself
         data = compat.keras_data(x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, **options)
-        return DatasetSource(data, steps_per_epoch, restarts, is_dataset, epochs)
+        return DatasetSource(data, steps_per_epoch, restarts, is_dataset, epochs, shuffle)
     for name, value in (("y", y), ("sample_weight", sample_weight)):
         if value is not None:
             raise ValueError(

@@ -58,7 +58,6 @@ class ArraySource:
         self._data = place_rows(batch, self.batch_size, resident_share)
         self.nbytes = nbytes(batch)
         self._shuffle = shuffle
-        self.begins_anew = not shuffle
         self._orders: Iterator[tf.Tensor] | None = None  # made by the first pass: the seed may come from a checkpoint
         self._drawn = 0  # orders
         self._begin = 0  # the step of the epoch with which the next blocks begin

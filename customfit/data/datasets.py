@@ -11,6 +11,8 @@ from customfit import compat
 from customfit.compat import tf
 from customfit.data.source import Block, Fetch, warn_of_short_epoch
 
+MOST_ITERATORS = 200
+
 
 class DatasetSource:
     """Batches of a dataset.
@@ -23,17 +25,24 @@ class DatasetSource:
             all again; of a dataset, only the epoch that was cut short, and not even that where its iterator has a state
             that can be saved.
         epochs: How many epochs will be asked for.
+        shuffle: Whether Keras reads the data, a `Sequence`, in a new order each epoch.
     """
 
     def __init__(
-        self, data: compat.KerasData, steps: int | None, restarts: bool, is_dataset: bool = False, epochs: int = 1
+        self,
+        data: compat.KerasData,
+        steps: int | None,
+        restarts: bool,
+        is_dataset: bool = False,
+        epochs: int = 1,
+        shuffle: bool | str = False,
     ):
         self._epochs_wanted = epochs
+        self._shuffle = shuffle
         self.steps = self._steps_known_at_first = steps or data.num_batches
         self._data = data
         self._is_dataset = is_dataset
         self.reads_again = not is_dataset
-        self.begins_anew = restarts and not is_dataset
         self._restarts = self.restarts = restarts
         self._cardinality = compat.cardinality(data.dataset)
         self._left: int | None = 0  # batches left in the iterator; None: not known
@@ -155,7 +164,11 @@ class DatasetSource:
 
     def describe(self) -> dict:
         """What it must have in common with the source of a checkpoint."""
-        return {"steps_per_epoch": self._steps_known_at_first, "batches": str(self.element_spec)}
+        return {
+            "steps_per_epoch": self._steps_known_at_first,
+            "batches": str(self.element_spec),
+            "shuffle": self._shuffle,
+        }
 
     def position(self) -> dict:
         """How many iterators were made and epochs have ended, and where the current one is."""
@@ -165,8 +178,8 @@ class DatasetSource:
 
     def save_iterator(self, path: str) -> bool:
         """Writes the iterator's state where it has one that can be saved and is needed."""
-        if not self._is_dataset or self._iterator is None or self._left == 0:
-            return False
+        if not self._is_dataset or not isinstance(self._iterator, tf.data.Iterator) or self._left == 0:
+            return False  # that of a distributed dataset has no state to be saved
         try:
             tf.train.Checkpoint(iterator=self._iterator).write(path)
         except (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError):
@@ -185,7 +198,7 @@ class DatasetSource:
         elif iterator_path is not None:
             # Those of later epochs are made first: where what is read ahead had come to the end of the pass, to read
             # the state moves the seed of a `shuffle(seed=)` once too often.
-            self._upcoming = [next(self._data.iterators) for _ in range(self._epochs_wanted - 1)]
+            self._upcoming = [next(self._data.iterators) for _ in range(self._passes_left(position["_epochs"]))]
             tf.train.Checkpoint(iterator=self._iterator).read(iterator_path).assert_consumed()
         elif step or self._data.spans_epochs:
             self._warn_of_reading(position["_read"])
@@ -195,12 +208,28 @@ class DatasetSource:
             setattr(self, name, position[name])
         self._begin = step
 
+    def _passes_left(self, epochs: int) -> int:
+        """How many iterators come after this one, as far as they can be made in advance: each takes memory."""
+        if self._data.spans_epochs and compat.streams_epochs():
+            return 0
+        left = max(0, self._epochs_wanted - epochs - 1)
+        if left > MOST_ITERATORS:
+            warnings.warn(
+                f"The order of a dataset that shuffles itself is certain for the next {MOST_ITERATORS} epochs only. "
+                f"Received: {left} epochs to go, from within one; between two, all are certain.",
+                stacklevel=2,
+            )
+        return min(left, MOST_ITERATORS)
+
     def skip_passes(self, passes: int) -> None:
         """Goes to where so many passes have been made, each begun by `restart`."""
         for _ in range(passes):
             self.restart()
             if self._is_dataset:
                 self._make_iterator()  # which moves the seed of a `shuffle(seed=)`
+            elif self._restarts:
+                self._data.on_epoch_begin()
+                self._data.on_epoch_end()  # in which a `Sequence` may shuffle itself
             else:
                 self._read_again(1, 0)
 

@@ -113,9 +113,6 @@ class Source(Protocol):
 class ResumableSource(Source, Protocol):
     """A source whose position can be found again."""
 
-    begins_anew: bool
-    """Whether a pass after `restart` gives the same whatever passes there were before."""
-
     @property
     def element_spec(self) -> Any:
         """The spec of a batch."""

@@ -1,9 +1,12 @@
 """Ctrl-C and SIGTERM with checkpoints: the step is finished and kept, and the same call ends as if nothing had been."""
 
+import os
 import signal
+import time
 
 import pytest
 
+from customfit.compat import keras
 from tests.parity import models
 from tests.resume.cut import Interrupts, assert_same, train
 
@@ -37,6 +40,18 @@ def test_an_interrupted_training_ends_as_if_left_alone(number, hook, times, tmp_
     else:
         assert train(models.dropout, cut, tmp_path)[1].stop_reason == "SIGTERM"
     assert_same(train(models.dropout, {**ROWS, "resume": True}, tmp_path), train(models.dropout, ROWS))
+
+
+def test_a_second_ctrl_c_in_validation_waits_for_no_checkpoint(tmp_path):
+    class Twice(keras.callbacks.Callback):
+        def on_test_batch_begin(self, batch, logs=None):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0)  # where Python hears of them
+
+    with pytest.raises(KeyboardInterrupt):
+        train(models.dropout, {**ROWS, "callbacks": [Twice()]}, tmp_path)
+    assert not list(tmp_path.iterdir())  # neither a checkpoint nor a lock
 
 
 def test_a_validation_inside_an_epoch_that_was_interrupted_is_made_again(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from customfit import CustomTrainModel, EarlyStopping, TrainingSession, compat
 from customfit.compat import keras, tf
 from customfit.data import ArraySource
+from customfit.limits import Limits
 from tests.parity import models
 from tests.resume.cut import SEED, Interrupts, assert_resumes, assert_same, train
 
@@ -474,6 +475,79 @@ def test_validation_data_that_shuffles_itself_is_taken_up(sets, tmp_path):
     stops = Interrupts("on_test_begin", sets, signal.SIGTERM)
     assert train(models.dropout, {**given(), "callbacks": [stops]}, tmp_path)[1].stop_reason == "SIGTERM"
     assert_same(train(models.dropout, given, tmp_path), whole)
+
+
+def test_a_validation_sequence_that_shuffles_itself_is_taken_up(tmp_path):
+    class Shuffles(keras.utils.Sequence):
+        def __init__(self):
+            if compat.IS_KERAS_3:
+                super().__init__()
+            self.order = np.arange(70)
+            self.draws = np.random.default_rng(3)
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            rows = self.order[16 * index : 16 * index + 16]
+            return X[rows], Y[rows]
+
+        def on_epoch_end(self):
+            self.order = self.draws.permutation(70)
+
+    given = lambda: {**ROWS, "validation_data": Shuffles()}
+    whole = assert_resumes(models.dropout, given, tmp_path, cuts=[7, 12])
+    assert len(set(whole[1].history["val_loss"])) == 3
+
+
+@pytest.mark.parametrize("interval", ["epoch", 1e-9])
+def test_a_distributed_dataset_is_read_again(interval, tmp_path):
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+
+    def build(base):
+        with strategy.scope():
+            return models.dropout(base)
+
+    def given():
+        data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
+        return {"x": strategy.experimental_distribute_dataset(data), "batch_size": None, "steps_per_epoch": 5}
+
+    def scoped():
+        with strategy.scope():
+            return keras.optimizers.Adam()
+
+    assert_resumes(build, given, tmp_path, cuts=[7], interval=interval, optimizer=scoped, metrics=None)
+
+
+def test_with_very_many_epochs_to_go_their_orders_are_not_all_held_in_memory(tmp_path):
+    given = lambda steps: {
+        "x": tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(70, seed=3).batch(16),
+        "batch_size": None,
+        "epochs": 10**6,
+        "max_steps": steps,
+    }
+    train(models.dense, given(7), tmp_path)
+    with pytest.warns(UserWarning, match="certain for the next 200 epochs only. Received: 999998 epochs to go"):
+        taken_up = train(models.dense, given(12), tmp_path)
+    assert_same(taken_up, train(models.dense, given(12)))
+
+
+def test_an_end_by_time_between_epochs_is_taken_up(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(Limits.__init__, "__defaults__", (None, None, lambda: now[0]))
+
+    def passes(epoch, logs):
+        now[0] += 60
+
+    def given(**options):
+        callbacks = [
+            keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5),
+            keras.callbacks.LambdaCallback(on_epoch_end=passes),
+        ]
+        return {**ROWS, "checkpoint_interval": 2, "callbacks": callbacks, **options}
+
+    assert train(models.dropout, given(max_time=100), tmp_path)[1].epoch == [0, 1]
+    assert_same(train(models.dropout, given(), tmp_path), train(models.dropout, given()))
 
 
 def test_shuffled_rows_to_validate_on_are_taken_up(tmp_path):

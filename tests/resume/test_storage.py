@@ -50,15 +50,22 @@ def flip(path):
 def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_taken(damage, pattern, tmp_path):
     store = CheckpointStore(tmp_path, keep=3)
     for number in range(2):
-        store.write(lambda folder: fill(folder, number))  # noqa: B023
+        write(store, number)
     newest = checkpoints(tmp_path)[-1]
     assert store.newest()[0] == newest
     damage(next(newest.glob(pattern)))
     with pytest.warns(UserWarning, match="checkpoint-00000002 is damaged: .*goes on from the checkpoint before it"):
         path, record = store.newest()
     assert (path.name, record["number"]) == ("checkpoint-00000001", 0)
-    assert store.write(lambda folder: fill(folder, 2)).name == "checkpoint-00000003"
+    assert write(store, 2).name == "checkpoint-00000003"
     assert not list(tmp_path.glob("damaged-*"))
+
+
+def write(store, number, score=None):
+    """As `Checkpointer` does: the new one, and then away with older ones."""
+    path = store.write(lambda folder: fill(folder, number, score))
+    store.prune("a")
+    return path
 
 
 def fill(folder, number, score=None, run="a"):
@@ -124,14 +131,14 @@ def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
 def test_the_last_and_the_best_are_kept(tmp_path):
     store = CheckpointStore(tmp_path, keep=2)
     for number, score in enumerate([3.0, 1.0, None, 2.0, 5.0]):
-        store.write(lambda folder: fill(folder, number, score))  # noqa: B023
+        write(store, number, score)
     assert [path.name[-1] for path in checkpoints(tmp_path)] == ["2", "4", "5"]
 
 
 def test_a_best_whose_record_cannot_be_read_now_is_not_removed(tmp_path, monkeypatch):
     store = CheckpointStore(tmp_path, keep=1)
     for number, score in enumerate([1.0, 2.0]):
-        store.write(lambda folder: fill(folder, number, score))  # noqa: B023
+        write(store, number, score)
     read = pathlib.Path.read_text
 
     def fails(path, *args):
@@ -142,7 +149,7 @@ def test_a_best_whose_record_cannot_be_read_now_is_not_removed(tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(pathlib.Path, "read_text", fails)
         with pytest.raises(OSError, match="Input/output"):
-            store.write(lambda folder: fill(folder, 2, 3.0))
+            write(store, 2, 3.0)
     assert (tmp_path / "checkpoint-00000001").exists()
 
 
@@ -164,6 +171,58 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
     assert {os.path.basename(name) for name in before[:-1]} == {file.name for file in path.iterdir()}
     assert os.path.basename(before[-1]).startswith(".writing-")
     assert after == [os.fspath(tmp_path)]
+
+
+def test_what_has_diverged_is_not_the_best(tmp_path):
+    class Diverges(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 3:
+                self.model.set_weights([weight * np.nan for weight in self.model.get_weights()])
+
+    given = {**ROWS, "epochs": 5, "checkpoint_interval": 7, "checkpoint_keep": 1, "callbacks": [Diverges()]}
+    train(models.dense, given, tmp_path)
+    records = [json.loads((path / "state.json").read_text()) for path in checkpoints(tmp_path)]
+    assert [record["score"] is None for record in records] == [False, True]
+    assert records[0]["at"]["total_steps"] <= 14  # and not that of step 21, before which the loss was nan
+
+
+def test_older_checkpoints_that_cannot_be_removed_are_no_failure_to_write(tmp_path, monkeypatch):
+    def fail(store, run):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(CheckpointStore, "prune", fail)
+    with pytest.warns(UserWarning, match="Older checkpoints could not be removed from .*Permission denied"):
+        train(models.dense, {**ROWS, "on_checkpoint_error": "warn", "epochs": 5}, tmp_path)
+    assert len(checkpoints(tmp_path)) == 5
+    with pytest.raises(CheckpointError, match="Older checkpoints could not be removed"):
+        train(models.dense, {**ROWS, "epochs": 6}, tmp_path)
+
+
+def test_what_a_callback_raises_is_no_failure_to_write(tmp_path):
+    class Fails(keras.callbacks.Callback):
+        def get_state(self):
+            raise FileNotFoundError("the user's own file")
+
+        def set_state(self, state):
+            raise AssertionError
+
+    with pytest.raises(FileNotFoundError, match="the user's own file"):
+        train(models.dense, {**ROWS, "callbacks": [Fails()], "on_checkpoint_error": "warn"}, tmp_path)
+
+
+def test_ctrl_c_while_the_directory_is_opened_leaves_no_lock(tmp_path, monkeypatch):
+    (tmp_path / ".writing-1234").mkdir()
+
+    def interrupted(path, **options):
+        raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(models.dense, ROWS, tmp_path)
+    assert signal.getsignal(signal.SIGTERM) == handler
+    train(models.dense, ROWS, tmp_path)
 
 
 @pytest.mark.parametrize("interval", [3, 1e-6])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from customfit import CustomTrainModel, compat
+from customfit import CustomTrainModel
 from customfit.compat import keras, tf
 from tests.parity import models
 
@@ -16,20 +16,24 @@ def _fit(model, checkpoint_dir, **arguments):
 
 
 def arrays(checkpoint_dir):
-    """Shuffled arrays, dropout, accumulation where the optimizer has it, early stopping, a falling learning rate."""
+    """Shuffled arrays, dropout, accumulation with a window that epochs cut, early stopping, a falling learning rate."""
     keras.utils.set_random_seed(1)
     model = models.dropout(CustomTrainModel)
-    options = {"gradient_accumulation_steps": 3} if compat.KERAS_VERSION >= (3, 1) else {}
-    model.compile(keras.optimizers.Adam(0.01, **options), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.Adam(0.01),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        gradient_accumulation_steps=3,
+    )
     plateau = keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.5, patience=1)
     return _fit(model, checkpoint_dir, x=X, y=Y, validation_split=0.2, early_stopping=3, callbacks=[plateau])
 
 
 def mixed_precision(checkpoint_dir):
-    """float16 with its loss scale, which grows every 5 steps; validation inside epochs."""
+    """float16 with its loss scale, which grows every 5 steps; dropout; validation inside epochs."""
     keras.mixed_precision.set_global_policy("mixed_float16")
     keras.utils.set_random_seed(2)
-    model = models.batch_norm(CustomTrainModel)
+    model = models.dropout(CustomTrainModel)
     optimizer = keras.mixed_precision.LossScaleOptimizer(keras.optimizers.Adam(), dynamic_growth_steps=5)
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     return _fit(model, checkpoint_dir, x=X, y=Y, validation_data=(X, Y), validation_interval=7)
