@@ -509,7 +509,7 @@ def test_a_distributed_dataset_is_read_again(interval, tmp_path):
             return models.dropout(base)
 
     def given():
-        data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
+        data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16).repeat()
         return {"x": strategy.experimental_distribute_dataset(data), "batch_size": None, "steps_per_epoch": 5}
 
     def scoped():
