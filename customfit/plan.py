@@ -104,6 +104,9 @@ def make_plan(
     if validation.interval is not None:
         validations = None if total is None else total // validation.interval - done // validation.interval
     accumulation = _accumulation(model)
+    whole = max(0, epochs - initial_epoch)  # what was done before a resume counts for whether a point is ever reached
+    if total is not None and data.steps:
+        whole = min(whole, math.ceil(total / data.steps))
     options = (max_steps, validation, checkpoint_dir, checkpoint_interval, early_stopping, callbacks)
     return Plan(
         resumes_at=None if resumed is None else (at["epoch"], begin),
@@ -116,7 +119,7 @@ def make_plan(
         optimizer_bytes=_optimizer_bytes(model),
         gradient_bytes=_bytes(model.trainable_weights) * (2 if model.gradient_pipeline.accumulation_steps else 1),
         data_bytes=getattr(data, "nbytes", None),
-        conflicts=(*_notes(data, refused), *_conflicts(epochs - initial_epoch, total, *options)),
+        conflicts=(*_notes(data, refused), *_conflicts(whole, total, *options)),
     )
 
 

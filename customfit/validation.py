@@ -23,7 +23,7 @@ class Validation:
 
     Attributes:
         done: What each pass within an epoch has found: its logs, with the step and the epoch.
-        passes: How many there were, within epochs and after them.
+        passes: How many there were: within epochs, after them, and one before the first where that was asked for.
 
     Raises:
         ValueError: If an option is wrong.

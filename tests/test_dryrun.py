@@ -175,6 +175,10 @@ def test_a_plan_counts_the_gradients_that_are_accumulated():
         ({"max_steps": 100}, "max_steps=100 is never reached: there are 10 steps"),
         ({"validation_interval": 11, **VALIDATION}, "validation_interval=11 is never reached"),
         ({"validation_freq": 3, **VALIDATION}, "validation_freq=3 is never reached: there are 2 epochs"),
+        (
+            {"epochs": 9, "max_steps": 8, "validation_freq": 3, **VALIDATION},
+            "validation_freq=3 is never reached: there are 2 epochs",
+        ),
         ({"early_stopping": 2}, "early_stopping waits for 2 epochs, and there are 2"),
         ({"checkpoint_interval": 5}, "checkpoint_interval=5 does nothing without checkpoint_dir"),
         (
@@ -184,7 +188,7 @@ def test_a_plan_counts_the_gradients_that_are_accumulated():
     ],
 )
 def test_a_plan_names_options_that_conflict(arguments, conflict, capsys):
-    plan = compiled(models.dense).custom_fit(X, Y, batch_size=16, epochs=2, plan=True, **arguments)
+    plan = compiled(models.dense).custom_fit(X, Y, batch_size=16, plan=True, **{"epochs": 2, **arguments})
     assert any(conflict in line for line in plan.conflicts)
     assert f"! {conflict}" in capsys.readouterr().out
 

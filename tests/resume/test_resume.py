@@ -301,25 +301,29 @@ def test_a_stop_that_was_asked_for_within_an_epoch_is_not_forgotten(tmp_path):
     assert int(taken_up[0].optimizer.iterations.numpy()) == 7
 
 
+class Shuffles(keras.utils.Sequence):
+    """The first so many batches of rows that are in another order after each pass."""
+
+    def __init__(self, batches):
+        if compat.IS_KERAS_3:
+            super().__init__()
+        self.batches = batches
+        self.order = np.arange(64)
+        self.rng = np.random.RandomState(1)
+
+    def __len__(self):
+        return self.batches
+
+    def __getitem__(self, index):
+        rows = self.order[index * 16 : index * 16 + 16]
+        return X[rows], Y[rows]
+
+    def on_epoch_end(self):
+        self.rng.shuffle(self.order)
+
+
 def test_a_sequence_that_changes_each_epoch(tmp_path):
-    class Batches(keras.utils.Sequence):
-        def __init__(self):
-            if compat.IS_KERAS_3:
-                super().__init__()
-            self.order = np.arange(64)
-            self.rng = np.random.RandomState(1)
-
-        def __len__(self):
-            return 4
-
-        def __getitem__(self, index):
-            rows = self.order[index * 16 : index * 16 + 16]
-            return X[rows], Y[rows]
-
-        def on_epoch_end(self):
-            self.rng.shuffle(self.order)
-
-    assert_resumes(models.dropout, lambda: {"x": Batches(), "shuffle": False, "batch_size": None}, tmp_path)
+    assert_resumes(models.dropout, lambda: {"x": Shuffles(4), "shuffle": False, "batch_size": None}, tmp_path)
 
 
 @slow
@@ -478,24 +482,7 @@ def test_validation_data_that_shuffles_itself_is_taken_up(sets, tmp_path):
 
 
 def test_a_validation_sequence_that_shuffles_itself_is_taken_up(tmp_path):
-    class Shuffles(keras.utils.Sequence):
-        def __init__(self):
-            if compat.IS_KERAS_3:
-                super().__init__()
-            self.order = np.arange(70)
-            self.draws = np.random.default_rng(3)
-
-        def __len__(self):
-            return 2
-
-        def __getitem__(self, index):
-            rows = self.order[16 * index : 16 * index + 16]
-            return X[rows], Y[rows]
-
-        def on_epoch_end(self):
-            self.order = self.draws.permutation(70)
-
-    given = lambda: {**ROWS, "validation_data": Shuffles()}
+    given = lambda: {**ROWS, "validation_data": Shuffles(2)}
     whole = assert_resumes(models.dropout, given, tmp_path, cuts=[7, 12])
     assert len(set(whole[1].history["val_loss"])) == 3
 
