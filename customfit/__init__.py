@@ -1,13 +1,11 @@
 """Own your Keras training loop, and keep what `fit()` brings."""
 
-from customfit import callbacks, clipping, debug, testing
+from customfit import callbacks, clipping, data, debug, testing
 from customfit._version import __version__
-from customfit.mixin import CustomTrainMixin
-from customfit.model import CustomTrainModel, CustomTrainSequential
-from customfit.nonfinite import NonFiniteError
-from customfit.optimizers import OptimizerGroups
-from customfit.session import TrainingSession
-from customfit.stopping import EarlyStopping
+from customfit.callbacks import EarlyStopping
+from customfit.gradients import NonFiniteError, OptimizerGroups
+from customfit.models import CustomTrainMixin, CustomTrainModel, CustomTrainSequential
+from customfit.training import TrainingSession
 
 __all__ = [
     "CustomTrainMixin",
@@ -20,6 +18,11 @@ __all__ = [
     "__version__",
     "callbacks",
     "clipping",
+    "data",
     "debug",
     "testing",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from customfit import CustomTrainModel
-from customfit.clipping import (
+from customfit.compat import IS_KERAS_3, keras, tf
+from customfit.gradients.clipping import (
     Clip,
     clip_adaptively,
     clip_by_global_norm,
@@ -13,7 +14,6 @@ from customfit.clipping import (
     global_norm,
     sum_duplicates,
 )
-from customfit.compat import IS_KERAS_3, keras, tf
 
 OPTIONS = ("clipvalue", "clipnorm", "global_clipnorm", "adaptive_clip")
 METHODS = ("fit", "custom_fit")

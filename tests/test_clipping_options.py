@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from customfit import CustomTrainModel, CustomTrainSequential
-from customfit.clipping import Clip, PercentileClip, check_no_other_clip, global_norm, percentile_of_history
-from customfit.clipping.options import HISTORY_LENGTH
 from customfit.compat import keras, tf
-from customfit.layers import output_layers
+from customfit.gradients.clipping import Clip, PercentileClip, check_no_other_clip, global_norm, percentile_of_history
+from customfit.gradients.clipping.options import HISTORY_LENGTH
+from customfit.gradients.layers import output_layers
 from tests.test_clipping import METHODS, dense_model, dense_rows, loss_scaled, weight_change
 
 Dense, Activation = keras.layers.Dense, keras.layers.Activation

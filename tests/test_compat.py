@@ -193,9 +193,9 @@ def test_the_global_seed_generator_of_keras_3_is_seen_where_it_was_used():
 )
 def test_counted_random_ops_draw_what_the_ops_themselves_draw(name, draw):
     """In each run of a function: so a run with checkpoints has the numbers of one without."""
-    from customfit.randomness import CountedRandomness
+    from customfit.execution.random_ops import ResumableRandomOps
 
-    randomness = CountedRandomness()
+    randomness = ResumableRandomOps()
     tf.random.set_seed(5)
     plain = tf.function(lambda rows: draw([rows, 7]))
 

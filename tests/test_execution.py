@@ -128,7 +128,7 @@ def test_logs_stay_on_the_device_until_someone_looks():
 
 def block_sizes(model, callbacks=(), epochs=20, **arguments):
     """The sizes of the blocks of a run."""
-    from customfit.session import TrainingSession
+    from customfit.training import TrainingSession
 
     sizes = []
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Imports run one way, nothing private is used outside compat, and the README quotes the loop as it is."""
+"""Imports run one way, rooms are entered by their faces, and nothing private is used outside compat."""
 
 import ast
 import re
@@ -11,33 +11,27 @@ from tests import support_table
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "customfit"
 
-# Each module may import from those in rows above its own, and from its own row's folder.
-LAYERS = [
-    {"compat", "_version"},
-    {"arguments", "layers", "replicas"},
-    {"kept"},
-    {"clipping", "optimizers"},
-    {"accumulation", "gradient_metrics", "debug"},
-    {"nonfinite"},
-    {"gradients", "data", "stopping", "pace", "limits", "signals", "lock", "randomness", "packing"},
-    {"graph", "callbacks", "storage", "dryrun", "plan"},
-    {"xla", "distribute"},
-    {"execution", "hooks"},
-    {"evaluation"},
-    {"validation", "state"},
-    {"fingerprint"},
-    {"checkpoint"},
-    {"resumption"},
-    {"session"},
-    {"loop"},
-    {"mixin"},
-    {"model"},
-    {"resume_testing"},
-    {"testing"},
-    {"__init__"},
-]
-
-
+# From the top of the house to the ground. A room may import from those in rows below its own; within a room, a module
+# may import from those that come after it.
+ROOMS = {
+    "__init__": "",
+    "models": "model mixin",
+    "testing": "parity resume",
+    "training": "loop session checkpointing plan dry_run validation evaluation hooks limits signals",
+    "debug clipping": "",
+    "gradients": "pipeline nonfinite step_dump metrics accumulation optimizers clipping layers",
+    "checkpoint": "checkpointer fingerprint training_state store lock",
+    "execution": "compiled_step xla graph random_ops pace sharding snapshot replicas",
+    "callbacks": "gradient_events gradient_health throughput log_every early_stopping",
+    "data": "make first datasets iterables arrays placement rows source",
+    "serialization": "",
+    "every": "",
+    "arguments": "",
+    "compat": "",
+    "_version": "",
+}
+FLOORS = {room: floor for floor, rooms in enumerate(reversed(ROOMS)) for room in rooms.split()}
+MODULES_OF = {room: modules.split() for rooms, modules in ROOMS.items() for room in rooms.split()}
 ALLOWED = ("_compiled_steps", "_replace")  # ours, and one of every NamedTuple
 
 
@@ -45,29 +39,85 @@ def modules():
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def name_of(path):
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def place(path):
+    """The room of a module, and its name in there: `("data", "rows")`; of a flat module the first one only."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return (parts[0], parts[1] if len(parts) > 1 else None)
 
 
-def imported(path):
+def imports(path):
+    """(dotted module, imported names) of each import of ours, also within functions and strings of code."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "customfit":
-            parts = node.module.split(".")
-            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+            yield node.module.split(".")[1:], [alias.name for alias in node.names]
         elif isinstance(node, ast.Import):
-            yield from [alias.name.split(".")[1] for alias in node.names if alias.name.startswith("customfit.")]
+            assert not any(alias.name.startswith("customfit") for alias in node.names), "write `from customfit...`"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_run_one_way(path):
-    row = {name: index for index, names in enumerate(LAYERS) for name in names}
-    for name in imported(path):
-        assert name == name_of(path) or row[name] < row[name_of(path)], f"{path.name} imports {name}"
+def face(room):
+    return ast.literal_eval(
+        next(
+            node.value
+            for node in ast.parse((PACKAGE / room / "__init__.py").read_text()).body
+            if isinstance(node, ast.Assign) and node.targets[0].id == "__all__"
+        )
+    )
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+each_module = pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+
+
+@each_module
+def test_rooms_import_from_rooms_below_by_their_faces(path):
+    room, _ = place(path)
+    for parts, names in imports(path):
+        for other, *within in [parts] if parts else [[name] for name in names]:
+            if other == room:
+                continue
+            assert FLOORS[other] < FLOORS[room], f"{room} imports {other}, which is not below it"
+            is_face = room in ("clipping", "debug")  # of one room inside another
+            if (PACKAGE / other).is_dir() and other != "compat" and parts and not is_face:
+                assert not within, f"import from the face of {other}, not from {'.'.join(parts)}"
+                assert set(names) <= set(face(other)), f"not in the face of {other}: {names}"
+
+
+@each_module
+def test_within_a_room_imports_run_one_way(path):
+    room, module = place(path)
+    if module in (None, "__init__") or room == "compat":
+        return
+    order = MODULES_OF[room]
+    assert module in order, f"say in ROOMS where {room}/{module}.py belongs"
+    for parts, names in imports(path):
+        if parts[:1] == [room]:
+            for other in parts[1:2] or names:
+                below = other == module or order.index(module) < order.index(other)
+                assert below, f"{module} imports {other}, which comes before it in {room}"
+
+
+@each_module
+def test_a_module_is_one_idea(path):
+    lines = len(path.read_text().splitlines())
+    assert lines <= LONG.get(str(path.relative_to(PACKAGE)), 400)
+
+
+LONG = {"compat/__init__.py": 700, "training/session.py": 530, "models/mixin.py": 570}
+
+
+def test_few_modules_lie_flat():
+    assert len([path for path in PACKAGE.glob("*.py") if not path.name.startswith("_")]) <= 6
+
+
+def test_every_room_says_what_it_is_for():
+    for room in MODULES_OF:
+        if (PACKAGE / room).is_dir():
+            docstring = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text()))
+            assert docstring is not None, room
+
+
+@each_module
 def test_nothing_private_and_no_version_outside_compat(path):
-    if path.name == "compat.py":
+    if place(path)[0] == "compat":
         return
     text = path.read_text()
     assert not re.search(r"(keras|tensorflow)[a-z_.]*\.(src|python)\b", text)
@@ -80,11 +130,11 @@ def test_nothing_private_and_no_version_outside_compat(path):
 
 
 def test_the_loop_fits_on_one_screen():
-    assert len((PACKAGE / "loop.py").read_text().splitlines()) <= 50
+    assert len((PACKAGE / "training" / "loop.py").read_text().splitlines()) <= 50
 
 
 def test_the_readme_quotes_the_loop_as_it_is():
-    loop = (PACKAGE / "loop.py").read_text()
+    loop = (PACKAGE / "training" / "loop.py").read_text()
     function = loop[loop.index("def run_epochs") :].strip()
     assert f"```python\n{function}\n```" in (ROOT / "README.md").read_text()
 

@@ -9,8 +9,8 @@ import pytest
 from customfit import CustomTrainModel, TrainingSession
 from customfit.compat import keras, tf
 from customfit.data import make_source
-from customfit.limits import Limits
-from customfit.loop import run_epochs
+from customfit.training import run_epochs
+from customfit.training.limits import Limits
 from tests.parity import models
 from tests.parity.compare import assert_equal, compiled, train
 

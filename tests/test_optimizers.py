@@ -5,7 +5,7 @@ import pytest
 
 from customfit import CustomTrainModel, OptimizerGroups
 from customfit.compat import IS_KERAS_3, keras, optimizer_variables, tf, variable_path
-from customfit.optimizers import as_optimizer
+from customfit.gradients import as_optimizer
 
 METHODS = ("fit", "custom_fit")
 Adam, SGD = keras.optimizers.Adam, keras.optimizers.SGD

@@ -2,12 +2,12 @@
 
 import pytest
 
-from customfit.pace import Pace
+from customfit.execution import Pace
 
 
 def settle(pace, step_seconds, blocks=20):
     for _ in range(blocks):
-        pace.ran(pace.steps, pace.steps * step_seconds)
+        pace.record(pace.steps, pace.steps * step_seconds)
     return pace.steps
 
 
@@ -20,8 +20,8 @@ def test_a_block_takes_a_tenth_of_a_second(step_seconds, steps):
 
 def test_the_first_block_traces_and_is_not_counted():
     pace = Pace()
-    pace.ran(1, 30.0)
-    pace.ran(1, 1e-3)
+    pace.record(1, 30.0)
+    pace.record(1, 1e-3)
     assert pace.steps > 10
 
 
@@ -34,15 +34,15 @@ def test_it_follows_a_step_that_becomes_slower_and_faster():
 
 def test_it_grows_by_leaps_but_not_all_the_way():
     pace = Pace()
-    pace.ran(1, 1.0)
-    pace.ran(1, 1e-9)
+    pace.record(1, 1.0)
+    pace.record(1, 1e-9)
     assert 1 < pace.steps < 100
 
 
 def test_the_short_last_block_of_an_epoch_does_not_shorten_the_next():
     pace = Pace()
     settle(pace, 1e-3)
-    pace.ran(2, 2e-3)
+    pace.record(2, 2e-3)
     assert pace.steps == pytest.approx(100, abs=1)
 
 
@@ -50,5 +50,5 @@ def test_a_block_without_data_teaches_nothing():
     pace = Pace()
     settle(pace, 1e-3)
     steps = pace.steps
-    pace.ran(0, 1.0)
+    pace.record(0, 1.0)
     assert pace.steps == steps

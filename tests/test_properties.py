@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from customfit.accumulation import Accumulator
-from customfit.clipping import (
+from customfit.compat import tf
+from customfit.data import ArraySource
+from customfit.every import as_seconds
+from customfit.gradients.accumulation import Accumulator
+from customfit.gradients.clipping import (
     PercentileClip,
     clip_adaptively,
     clip_by_global_norm,
@@ -18,9 +21,7 @@ from customfit.clipping import (
     global_norm,
     sum_duplicates,
 )
-from customfit.compat import tf
-from customfit.data import ArraySource
-from customfit.limits import Limits, seconds_of
+from customfit.training.limits import Limits
 
 settings.register_profile("default", deadline=None, max_examples=40)
 settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True)  # the same ones each time
@@ -146,7 +147,7 @@ def test_micro_batches_of_any_sizes_are_the_large_batch(data, sizes):
         accumulator.add([tf.IndexedSlices(mean, tf.range(4), [4, 3]) if is_slices else mean, None], tf.constant(size))
         begin += size
     assert bool(accumulator.is_full())
-    total, nothing = accumulator.take([True, None])
+    total, nothing = accumulator.pop([True, None])
     assert nothing is None
     np.testing.assert_allclose(total, rows.astype("float64").mean(0), rtol=1e-4, atol=1e-4)
     assert not any(np.any(variable.numpy()) for variable in accumulator.variables)  # empty again
@@ -204,4 +205,4 @@ def test_hours_minutes_and_seconds_are_seconds(hours, minutes, seconds):
     text = f"{hours:02}:{minutes:02}:{seconds:02}"
     expected = 3600 * hours + 60 * minutes + seconds
     if expected:
-        assert seconds_of("max_time", text) == expected
+        assert as_seconds("max_time", text) == expected

@@ -6,8 +6,8 @@ import pytest
 from customfit import CustomTrainModel, TrainingSession
 from customfit.callbacks import LogEvery
 from customfit.compat import keras, tf
-from customfit.data import AsItIs, Block
-from customfit.hooks import REFRESH_SECONDS, BatchHooks
+from customfit.data import Block, SingleBatch
+from customfit.training.hooks import REFRESH_SECONDS, BatchHooks
 from tests.parity import models
 from tests.parity.compare import assert_equal
 
@@ -160,7 +160,7 @@ def test_the_progress_bar_is_refreshed_by_the_clock_and_sees_the_last_step(model
     clock = Clock()
     hooks = BatchHooks(callbacks, "train", clock=clock)
     for step in range(100):
-        block = Block(step, 1, 1, AsItIs(), None, done=1)
+        block = Block(step, 1, 1, SingleBatch(), None, done=1)
         hooks.begin(block)
         hooks.end(block, {"loss": tf.constant(float(step))})
         clock.now += REFRESH_SECONDS / 9.99  # a little more than a tenth, so that rounding does not matter

@@ -9,7 +9,7 @@ import pytest
 
 from customfit import CustomTrainModel, TrainingSession
 from customfit.compat import keras
-from customfit.signals import Interruptions
+from customfit.training.signals import SignalHandlers
 from tests.parity import models
 
 X, Y = models.rows(64)
@@ -159,4 +159,4 @@ def test_an_own_loop_without_with_exits(model):
 
 def test_a_wrong_option_is_refused():
     with pytest.raises(ValueError, match='`on_sigterm` must be "return" or "exit". Received: on_sigterm=\'die\''):
-        Interruptions("die")
+        SignalHandlers("die")

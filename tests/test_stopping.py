@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from customfit import CustomTrainModel, EarlyStopping
+from customfit.callbacks import make_early_stopping
 from customfit.compat import keras
-from customfit.stopping import make_early_stopping
 
 METHODS = ("fit", "custom_fit")
 

@@ -8,7 +8,7 @@ import pytest
 from customfit import compat
 from customfit.compat import keras, tf
 from customfit.data import ArraySource
-from customfit.data.streaming import ResidentRows, StreamedRows, place_rows
+from customfit.data.placement import ResidentRows, StreamedRows, place_rows
 from tests.parity import models
 from tests.parity.compare import assert_equal, train
 

@@ -8,7 +8,7 @@ import pytest
 from customfit import CustomTrainModel
 from customfit.callbacks import Throughput
 from customfit.compat import keras, tf
-from customfit.data import AsItIs, Block
+from customfit.data import Block, SingleBatch
 from tests.parity import models
 from tests.parity.compare import assert_equal, compiled, train
 
@@ -70,7 +70,7 @@ def test_where_the_time_went(read, bottleneck):
     throughput.on_train_begin()
     throughput.on_epoch_begin(0)
     for between in (1.0, 0.0):
-        block = Block(0, 10, 10, AsItIs(), np.zeros((32, 8)), done=10)
+        block = Block(0, 10, 10, SingleBatch(), np.zeros((32, 8)), done=10)
         throughput.before_block(block)
         clock.now += 4.0
         block.fetch.meter.seconds.assign_add(read)

@@ -8,7 +8,7 @@ import pytest
 from customfit import CustomTrainModel
 from customfit.compat import keras, tf
 from customfit.data import ArraySource
-from customfit.execution import CompiledStep
+from customfit.execution.compiled_step import CompiledStep
 from tests.parity import models
 from tests.parity.compare import compiled
 

@@ -1,7 +1,17 @@
-"""Callbacks of ours, for `fit()` and `custom_fit()` alike."""
+"""Callbacks for `fit()` and `custom_fit()` alike, one a file. Each owns what it has seen, and nothing else."""
 
+from customfit.callbacks.early_stopping import EarlyStopping, make_early_stopping, score_of
+from customfit.callbacks.gradient_events import GradientEvents
 from customfit.callbacks.gradient_health import GradientHealth
 from customfit.callbacks.log_every import LogEvery
 from customfit.callbacks.throughput import Throughput
 
-__all__ = ["GradientHealth", "LogEvery", "Throughput"]
+__all__ = [
+    "EarlyStopping",
+    "GradientEvents",
+    "GradientHealth",
+    "LogEvery",
+    "Throughput",
+    "make_early_stopping",
+    "score_of",
+]

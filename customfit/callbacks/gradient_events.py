@@ -18,7 +18,7 @@ class GradientEvents(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         pipeline = self.model.gradient_pipeline
         if pipeline.guard.ends:  # by its own count: what `fit` says of the end of an execution differs between releases
-            pipeline.heed(self.model, self._epoch, pipeline.guard.steps - self._steps_before)
+            pipeline.check_nonfinite(self.model, self._epoch, pipeline.guard.steps - self._steps_before)
 
     def on_test_begin(self, logs=None):
         self.model.gradient_pipeline.flush()

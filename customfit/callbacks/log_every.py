@@ -37,7 +37,7 @@ class LogEvery(keras.callbacks.Callback):
         self._earlier, self._seen = self._earlier + self._seen, 0
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.hear(batch):
+        if self.advance(batch):
             self.show(logs)
 
     def get_state(self) -> dict:
@@ -48,7 +48,7 @@ class LogEvery(keras.callbacks.Callback):
         """Counts on from where `get_state` was."""
         self._earlier, self._seen = state["earlier"], state["seen"]
 
-    def hear(self, batch: int) -> bool:
+    def advance(self, batch: int) -> bool:
         """Notes that step `batch` of this epoch is done. Returns whether a line is due."""
         before, self._seen = self._earlier + self._seen, batch + 1
         return (self._earlier + self._seen) // self.steps > before // self.steps

@@ -143,7 +143,7 @@ class MeteredFetch(Fetch):
         """The batch of this index."""
         return self._timed(lambda: self.fetch(feed, index), count_batch_rows)
 
-    def look(self, feed: Any) -> Any:
+    def get_next_as_optional(self, feed: Any) -> Any:
         """The next batch, if there is one."""
 
         def rows(optional):
@@ -151,7 +151,7 @@ class MeteredFetch(Fetch):
                 optional.has_value(), lambda: count_batch_rows(optional.get_value()), lambda: tf.constant(0, tf.int64)
             )
 
-        return self._timed(lambda: self.fetch.look(feed), rows)
+        return self._timed(lambda: self.fetch.get_next_as_optional(feed), rows)
 
     def stack(self, feed: Any, index: Any, count: Any, head: Any) -> tuple[list, Any]:
         """Batches one behind the other."""

@@ -8,9 +8,9 @@ from typing import Callable
 
 from customfit import compat
 from customfit.compat import keras, tf
+from customfit.data.placement import nbytes, place_rows
 from customfit.data.rows import count_rows
 from customfit.data.source import Block, warn_of_short_epoch
-from customfit.data.streaming import nbytes, place_rows
 
 DEFAULT_BATCH_SIZE = 32
 

@@ -271,7 +271,7 @@ class NextBatch(Fetch):
         del index  # an iterator knows where it is
         return next(feed)
 
-    def look(self, feed: Any) -> tf.experimental.Optional:
+    def get_next_as_optional(self, feed: Any) -> tf.experimental.Optional:
         """The next batch, if there is one."""
         return feed.get_next_as_optional()
 
@@ -282,7 +282,7 @@ class NextBatch(Fetch):
     def stack(self, feed: Any, index: Any, count: Any, head: tf.experimental.Optional | None) -> tuple[list, Any]:
         """Up to `count` batches, one behind the other."""
         del index
-        head = self.look(feed) if head is None else head
+        head = self.get_next_as_optional(feed) if head is None else head
         nothing = tf.experimental.Optional.empty(head.element_spec)
         specs = [spec for spec in tf.nest.flatten(head.element_spec) if spec is not None]
         arrays = [tf.TensorArray(spec.dtype, 0, True, infer_shape=False, element_shape=spec.shape) for spec in specs]
@@ -292,7 +292,7 @@ class NextBatch(Fetch):
             arrays = [array.write(done, leaf) for array, leaf in zip(arrays, leaves)]
             sizes = sizes.write(done, tf.stack([tf.shape(leaf)[0] for leaf in leaves]))
             done += 1
-            return done, tf.cond(done < count, lambda: self.look(feed), lambda: nothing), arrays, sizes
+            return done, tf.cond(done < count, lambda: self.get_next_as_optional(feed), lambda: nothing), arrays, sizes
 
         _, _, arrays, sizes = tf.while_loop(
             lambda done, batch, *_: batch.has_value(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Callable
 
-from customfit.data.source import AsItIs, Block, Source
+from customfit.data.source import Block, SingleBatch, Source
 
 
 class FirstBatches:
@@ -45,4 +45,4 @@ class FirstBatches:
         for step, batch in enumerate(self._kept):
             if size(step) == 0:
                 return
-            yield Block(step, 1, 1, AsItIs(), batch)
+            yield Block(step, 1, 1, SingleBatch(), batch)

@@ -17,7 +17,7 @@ class Fetch:
         """The batch of this index, of a feed that has one."""
         raise NotImplementedError
 
-    def look(self, feed: Any) -> Any:
+    def get_next_as_optional(self, feed: Any) -> Any:
         """The next batch as an `Optional`, of a feed that may end."""
         raise NotImplementedError
 
@@ -61,21 +61,21 @@ class Block:
         """Whether the data ended within the block, once it has been run."""
         return self.done < self.count
 
-    def look(self) -> Any:
+    def get_next_as_optional(self) -> Any:
         """The next batch of data that may end, as an `Optional`."""
         head, self.head = self.head, None
-        return self.fetch.look(self.feed) if head is None else head
+        return self.fetch.get_next_as_optional(self.feed) if head is None else head
 
     def read(self) -> Any:
         """The batch of step `done`, or `None` where the data has ended."""
         if not self.may_end:
             return self.fetch(self.feed, self.first + self.done)
-        batch = self.look()
+        batch = self.get_next_as_optional()
         return batch.get_value() if batch.has_value() else None
 
 
 @dataclasses.dataclass(frozen=True)
-class AsItIs(Fetch):
+class SingleBatch(Fetch):
     """The fetch of a feed that is one batch."""
 
     def __call__(self, feed: Any, index: Any) -> Any:

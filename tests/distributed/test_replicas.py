@@ -244,7 +244,7 @@ def test_the_optimizer_of_keras_3_clips_each_replica_before_the_sum(strategy, on
 
 
 def test_a_percentile_s_history_is_the_same_on_both_replicas(strategy, tmp_path):
-    from customfit.clipping import PercentileClip
+    from customfit.gradients.clipping import PercentileClip
 
     clip = PercentileClip(50.0)
     with strategy.scope():

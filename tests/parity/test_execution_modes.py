@@ -7,7 +7,7 @@ import pytest
 
 from customfit import CustomTrainModel, compat
 from customfit.compat import keras, tf
-from customfit.data import streaming
+from customfit.data import placement
 from tests.parity import models
 from tests.parity.compare import assert_parity, train
 
@@ -46,7 +46,7 @@ def little_memory(request, monkeypatch):
     """Where the test is about streamed arrays, has so little memory that they are, in chunks of three batches."""
     if "streamed" in request.node.name:
         monkeypatch.setattr(compat, "free_memory", lambda: 0.0)
-        monkeypatch.setattr(streaming.StreamedRows.__init__, "__defaults__", (16 * 3 * (8 * 4 + 8),))
+        monkeypatch.setattr(placement.StreamedRows.__init__, "__defaults__", (16 * 3 * (8 * 4 + 8),))
 
 
 class Listener(keras.callbacks.Callback):

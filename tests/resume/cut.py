@@ -6,8 +6,8 @@ import warnings
 import numpy as np
 
 from customfit import CustomTrainModel
+from customfit.checkpoint import variables_of
 from customfit.compat import keras
-from customfit.state import variables_of
 from tests.parity.compare import compiled
 
 SEED = 7

@@ -9,7 +9,7 @@ import pytest
 from customfit import CustomTrainModel, EarlyStopping, TrainingSession, compat
 from customfit.compat import keras, tf
 from customfit.data import ArraySource
-from customfit.limits import Limits
+from customfit.training.limits import Limits
 from tests.parity import models
 from tests.resume.cut import SEED, Interrupts, assert_resumes, assert_same, train
 
@@ -607,7 +607,7 @@ def test_without_a_global_seed_one_is_drawn_and_kept(tmp_path):
 
 @slow
 def test_resume_true_and_false(tmp_path):
-    from customfit.storage import CheckpointError
+    from customfit.checkpoint import CheckpointError
 
     with pytest.raises(CheckpointError, match="With `resume=True` there must be a checkpoint"):
         train(models.dense, {**ROWS, "resume": True}, tmp_path)

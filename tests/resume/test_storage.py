@@ -16,11 +16,11 @@ import warnings
 import numpy as np
 import pytest
 
-from customfit import storage
-from customfit.checkpoint import HEARTBEAT_SECONDS, Checkpointer
+from customfit.checkpoint import CheckpointError, CheckpointStore
+from customfit.checkpoint import store as store_module
+from customfit.checkpoint.checkpointer import HEARTBEAT_SECONDS, Checkpointer
+from customfit.checkpoint.lock import STALE_SECONDS, DirectoryLock, DirectoryLockedError, started
 from customfit.compat import keras
-from customfit.lock import STALE_SECONDS, DirectoryLock, DirectoryLockedError, started
-from customfit.storage import CheckpointError, CheckpointStore
 from tests.parity import models
 from tests.resume.cut import assert_same, train
 
@@ -105,7 +105,7 @@ def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path, monkeypatch):
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "_digest", fail)
+        patch.setattr(store_module, "_digest", fail)
         with pytest.raises(CheckpointError, match="cannot be read: .*Input/output error"):
             train(models.dense, ROWS, tmp_path)
     assert checkpoints(tmp_path) == before
@@ -164,8 +164,8 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
         events.append("rename")
         os.replace(source, target)
 
-    monkeypatch.setattr(storage.os, "fsync", flushed)
-    monkeypatch.setattr(storage.os, "rename", renamed)
+    monkeypatch.setattr(store_module.os, "fsync", flushed)
+    monkeypatch.setattr(store_module.os, "rename", renamed)
     path = CheckpointStore(tmp_path, keep=1).write(lambda folder: fill(folder, 0))
     before, after = events[: events.index("rename")], events[events.index("rename") + 1 :]
     assert {os.path.basename(name) for name in before[:-1]} == {file.name for file in path.iterdir()}
@@ -218,7 +218,7 @@ def test_ctrl_c_while_the_directory_is_opened_leaves_no_lock(tmp_path, monkeypat
 
     handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(storage.shutil, "rmtree", interrupted)
+        patch.setattr(store_module.shutil, "rmtree", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(models.dense, ROWS, tmp_path)
     assert signal.getsignal(signal.SIGTERM) == handler
@@ -348,19 +348,19 @@ def owner(**changes):
 
 def test_a_second_training_of_this_process_is_refused(tmp_path):
     first, second = DirectoryLock(tmp_path), DirectoryLock(tmp_path)
-    first.take()
+    first.acquire()
     with pytest.raises(DirectoryLockedError, match="one training at a time.*used by another training of this process"):
-        second.take()
+        second.acquire()
     first.release()
-    second.take()
+    second.acquire()
     second.release()
     assert not list(tmp_path.iterdir())
 
 
 def test_another_process_is_refused_while_the_owner_lives_and_not_after_sigkill(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from customfit.lock import DirectoryLock;"
-        f"DirectoryLock(Path({os.fspath(tmp_path)!r})).take(); print('taken', flush=True); sys.stdin.read()"
+        "import sys, time; from pathlib import Path; from customfit.checkpoint.lock import DirectoryLock;"
+        f"DirectoryLock(Path({os.fspath(tmp_path)!r})).acquire(); print('taken', flush=True); sys.stdin.read()"
     )
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     with subprocess.Popen(
@@ -369,10 +369,10 @@ def test_another_process_is_refused_while_the_owner_lives_and_not_after_sigkill(
         assert process.stdout.readline() == "taken\n"
         lock = DirectoryLock(tmp_path)
         with pytest.raises(DirectoryLockedError, match=f"used by process {process.pid}"):
-            lock.take()
+            lock.acquire()
         process.send_signal(signal.SIGKILL)
         process.wait()
-    lock.take()
+    lock.acquire()
     lock.release()
 
 
@@ -396,24 +396,24 @@ def test_stale_locks_are_recognised(text, age, held, tmp_path):
     lock = DirectoryLock(tmp_path, clock=lambda: now)
     if held:
         with pytest.raises(DirectoryLockedError):
-            lock.take()
+            lock.acquire()
         assert (tmp_path / "lock").read_text() == text
     else:
-        lock.take()
+        lock.acquire()
         assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
 
 
 def test_a_live_owner_shows_it_and_takes_a_lock_again_that_has_vanished(tmp_path):
     now = [time.time()]
     lock = DirectoryLock(tmp_path, clock=lambda: now[0])
-    lock.take()
+    lock.acquire()
     now[0] += STALE_SECONDS
     lock.keep()
     assert (tmp_path / "lock").stat().st_mtime == pytest.approx(now[0], abs=1)
     (tmp_path / "lock").unlink()
     lock.keep()
     with pytest.raises(DirectoryLockedError):
-        DirectoryLock(tmp_path).take()
+        DirectoryLock(tmp_path).acquire()
 
 
 def test_an_owner_finds_out_before_it_writes_that_another_has_the_lock_now(tmp_path):
@@ -436,7 +436,7 @@ def test_of_two_who_find_a_stale_lock_one_takes_it(tmp_path):
     """The second has read the stale one, and looks at its owner, when the first one takes it."""
     (tmp_path / "lock").write_text(owner(pid=2**22 + 1))
     first, second = DirectoryLock(tmp_path), DirectoryLock(tmp_path)
-    judge, between = second._why_held, iter([first.take])
+    judge, between = second._why_held, iter([first.acquire])
 
     def judges(text):
         reason = judge(text)
@@ -445,7 +445,7 @@ def test_of_two_who_find_a_stale_lock_one_takes_it(tmp_path):
 
     second._why_held = judges
     with pytest.raises(DirectoryLockedError, match="another training of this process"):
-        second.take()
+        second.acquire()
     first.keep()  # it is still its own
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
@@ -455,17 +455,17 @@ def test_a_training_shows_now_and_then_that_it_lives(tmp_path):
     checkpointer = Checkpointer(tmp_path, clock=lambda: now[0])
     checkpointer.open()
     os.utime(tmp_path / "lock", (0, 0))
-    checkpointer.beat()
+    checkpointer.heartbeat()
     assert (tmp_path / "lock").stat().st_mtime == 0
     now[0] += HEARTBEAT_SECONDS
-    checkpointer.beat()
+    checkpointer.heartbeat()
     assert (tmp_path / "lock").stat().st_mtime > 0
     checkpointer.close()
 
 
 def test_a_lock_that_somebody_else_has_taken_is_not_given_back(tmp_path):
     lock = DirectoryLock(tmp_path)
-    lock.take()
+    lock.acquire()
     (tmp_path / "lock").write_text(owner(pid=1))
     lock.release()
     assert (tmp_path / "lock").exists()

@@ -1,0 +1,23 @@
+"""What is saved of a training run, and how it lies on the disk.
+
+A `Checkpointer` owns one directory: when to save, what to keep, and from where to resume. `TrainingState` knows what a
+run consists of, `fingerprint` whether a checkpoint and a call belong together, and the store and its lock how
+checkpoints are written whole or not at all.
+"""
+
+from customfit.checkpoint.checkpointer import Checkpointer
+from customfit.checkpoint.fingerprint import fingerprint, learning_rates
+from customfit.checkpoint.store import CheckpointError, CheckpointStore
+from customfit.checkpoint.training_state import Progress, TrainingState, random_variables, variables_of
+
+__all__ = [
+    "CheckpointError",
+    "CheckpointStore",
+    "Checkpointer",
+    "Progress",
+    "TrainingState",
+    "fingerprint",
+    "learning_rates",
+    "random_variables",
+    "variables_of",
+]

@@ -1,0 +1,28 @@
+"""Gradient clipping: pure functions from gradients to gradients, and the options of `compile()` that ask for them."""
+
+from customfit.gradients.clipping.functions import (
+    Gradient,
+    clip_adaptively,
+    clip_by_global_norm,
+    clip_by_norm,
+    clip_by_value,
+    global_norm,
+    percentile_of_history,
+    sum_duplicates,
+)
+from customfit.gradients.clipping.options import AdaptiveClip, Clip, PercentileClip, check_no_other_clip
+
+__all__ = [
+    "AdaptiveClip",
+    "Clip",
+    "Gradient",
+    "PercentileClip",
+    "check_no_other_clip",
+    "clip_adaptively",
+    "clip_by_global_norm",
+    "clip_by_norm",
+    "clip_by_value",
+    "global_norm",
+    "percentile_of_history",
+    "sum_duplicates",
+]

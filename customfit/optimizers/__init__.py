@@ -1,5 +1,0 @@
-"""Several optimizers in one model."""
-
-from customfit.optimizers.groups import OptimizerGroups, as_optimizer
-
-__all__ = ["OptimizerGroups", "as_optimizer"]

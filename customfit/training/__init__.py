@@ -1,0 +1,12 @@
+"""A training run: the epoch loop, and the session around it.
+
+`loop.py` is the loop. `TrainingSession` owns what belongs to one run: its progress, its callbacks, its validation, its
+limits and signals, and whether and why it ends.
+"""
+
+from customfit.training.dry_run import DryRun
+from customfit.training.evaluation import Evaluation
+from customfit.training.loop import run_epochs
+from customfit.training.session import TrainingSession
+
+__all__ = ["DryRun", "Evaluation", "TrainingSession", "run_epochs"]

@@ -1,0 +1,67 @@
+"""A pass of `test_step` over data: what validation and `custom_evaluate` are."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+from customfit import compat
+from customfit.compat import keras
+from customfit.data import Source
+from customfit.execution import compiled_steps
+from customfit.training.hooks import BatchHooks
+
+
+class Evaluation:
+    """Passes over validation or test data, between the hooks of callbacks. No weight moves.
+
+    Args:
+        model: A compiled model with `CustomTrainMixin`.
+        callbacks: The `CallbackList`.
+        progress: Whether the progress bar shows them.
+    """
+
+    def __init__(self, model: keras.Model, callbacks: keras.callbacks.CallbackList, *, progress: bool):
+        self._model = model
+        self._callbacks = callbacks
+        self._hooks = BatchHooks(callbacks, "test", progress=progress)
+        self._step = compiled_steps(model).test
+        self._steps_per_execution = compat.steps_per_execution(model)
+
+    def run(self, data: Source, after_block: Callable[[], None] = lambda: None) -> dict:
+        """Makes a pass over the data.
+
+        Args:
+            data: The data.
+            after_block: Called after each block of steps; what it raises ends the pass.
+
+        Returns:
+            The logs, as numbers.
+        """
+        compat.start_validation(self._model)
+        self._callbacks.on_test_begin()
+        self._model.reset_metrics()
+        data.restart()
+        logs: dict = {}
+        for block in data.blocks(self._block_size):
+            self._hooks.begin(block)
+            step_logs = self._step.run(block)
+            if step_logs is not None:
+                logs = step_logs
+                self._hooks.end(block, logs)
+            after_block()
+        self._hooks.refresh()
+        logs = metric_results(self._model, logs)
+        self._callbacks.on_test_end(logs)
+        return logs
+
+    def _block_size(self, step: int) -> int:
+        return self._hooks.block_size(step, self._steps_per_execution, self._step.pace)
+
+
+def metric_results(model: keras.Model, step_logs: dict) -> dict:
+    """The metrics' results, as numbers; as in `fit`, a step's own logs where a user's step returns something else."""
+    logs = compat.to_host(step_logs)
+    if not all(getattr(metric, "built", True) for metric in model.metrics):
+        return logs  # of `compile(metrics=)`, but the user's own step has never updated them
+    results = compat.to_host(model.get_metrics_result())
+    return results if not logs or results.keys() == logs.keys() else logs
