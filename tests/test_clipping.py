@@ -6,6 +6,7 @@ import pytest
 from customfit import CustomTrainModel
 from customfit.compat import IS_KERAS_3, keras, tf
 from customfit.gradients.clipping import (
+    AdaptiveClip,
     Clip,
     clip_adaptively,
     clip_by_global_norm,
@@ -308,7 +309,7 @@ def test_compile_without_a_clip_takes_an_earlier_one_away():
 
 def of_all_layers(option, value):
     """The option, and that it holds for the output layer too."""
-    return {option: value, **({"adaptive_clip_exclude": []} if option == "adaptive_clip" else {})}
+    return {option: AdaptiveClip(value, exclude=[]) if option == "adaptive_clip" else value}
 
 
 def assert_moved_by_the_clip(option, value, change, before):

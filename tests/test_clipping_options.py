@@ -1,4 +1,4 @@
-"""`adaptive_clip_exclude`, `clip_percentile`, and an optimizer that clips by itself."""
+"""`AdaptiveClip`, `clip_percentile`, and an optimizer that clips by itself."""
 
 import json
 
@@ -7,7 +7,15 @@ import pytest
 
 from customfit import CustomTrainModel, CustomTrainSequential
 from customfit.compat import keras, tf
-from customfit.gradients.clipping import Clip, PercentileClip, check_no_other_clip, global_norm, percentile_of_history
+from customfit.gradients import compile_options_from_config
+from customfit.gradients.clipping import (
+    AdaptiveClip,
+    Clip,
+    PercentileClipping,
+    check_no_other_clip,
+    global_norm,
+    percentile_of_history,
+)
 from customfit.gradients.clipping.options import HISTORY_LENGTH
 from customfit.gradients.layers import output_layers
 from tests.test_clipping import METHODS, dense_model, dense_rows, loss_scaled, weight_change
@@ -53,7 +61,7 @@ def test_of_a_subclassed_model_no_output_layer_is_known():
     assert output_layers(model) == []
 
 
-# ------------------------------------------------------------------------------------------- `adaptive_clip_exclude`
+# ---------------------------------------------------------------------------------------------------- `AdaptiveClip`
 
 
 class Subclassed(CustomTrainModel):
@@ -77,9 +85,9 @@ def sequential_model():
     return CustomTrainSequential([keras.Input((6,)), Dense(5, name="first"), Dense(2, name="second")])
 
 
-def moved_far(model, method, **options):
+def moved_far(model, method, exclude=None):
     """For each layer or weight, whether a step moved it further than the clip of a ten-thousandth allows."""
-    model.compile(keras.optimizers.SGD(learning_rate=1.0), "mse", adaptive_clip=1e-4, **options)
+    model.compile(keras.optimizers.SGD(learning_rate=1.0), "mse", adaptive_clip=AdaptiveClip(1e-4, exclude))
     change = weight_change(model, method, *dense_rows())
     return {
         weight.path if hasattr(weight, "path") else weight.name: far
@@ -96,10 +104,10 @@ def test_the_output_layer_is_not_clipped_by_default(method):
 
 
 def test_a_list_excludes_exactly_what_it_names():
-    assert list(moved_far(sequential_model(), "fit", adaptive_clip_exclude=["first"]).values()) == [True, False]
-    assert list(moved_far(sequential_model(), "fit", adaptive_clip_exclude=[]).values()) == [False, False]
+    assert list(moved_far(sequential_model(), "fit", exclude=["first"]).values()) == [True, False]
+    assert list(moved_far(sequential_model(), "fit", exclude=[]).values()) == [False, False]
     model = sequential_model()
-    assert list(moved_far(model, "fit", adaptive_clip_exclude=[model.layers[0]]).values()) == [True, False]
+    assert list(moved_far(model, "fit", exclude=[model.layers[0]]).values()) == [True, False]
     assert model.gradient_clip.get_config() == {"adaptive_clip": 1e-4, "adaptive_clip_exclude": ["first"]}
 
 
@@ -108,32 +116,47 @@ def test_a_list_excludes_exactly_what_it_names():
     [(None, []), (["body"], ["first"]), (["second"], ["second"]), (["heads", "scale"], ["second", "scale"])],
 )
 def test_in_a_subclassed_model_names_of_attributes_count_and_none_is_excluded_by_default(exclude, free):
-    moved = moved_far(subclassed_model(), "custom_fit", adaptive_clip_exclude=exclude)
+    moved = moved_far(subclassed_model(), "custom_fit", exclude)
     assert len(moved) == 3
     for name, far in moved.items():
         assert far == any(word in name for word in free), moved
 
 
 def test_an_unknown_name_is_refused_with_what_there_is():
-    clip = Clip.from_options(adaptive_clip=0.1, adaptive_clip_exclude=["third"])
+    clip = Clip.from_options(adaptive_clip=AdaptiveClip(0.1, exclude=["third"]))
     with pytest.raises(
-        ValueError, match="`adaptive_clip_exclude` must name layers of the model.*first.*second"
+        ValueError, match=r"`AdaptiveClip\(exclude=\)` must name layers of the model.*first.*second"
     ) as error:
         clip.build(sequential_model())
-    assert str(error.value).endswith("Received: adaptive_clip_exclude=['third']")
+    assert str(error.value).endswith("Received: exclude=['third']")
     with pytest.raises(ValueError, match="body.*first.*heads.*scale.*second"):
         clip.build(subclassed_model())
 
 
-@pytest.mark.parametrize("exclude", ["first", 3])
-def test_anything_but_a_list_is_refused(exclude):
-    with pytest.raises(ValueError, match="`adaptive_clip_exclude` must be a list"):
-        Clip.from_options(adaptive_clip=0.1, adaptive_clip_exclude=exclude)
+@pytest.mark.parametrize("exclude", ["first", 3, [3], [None]])
+def test_anything_but_a_list_of_layers_or_names_is_refused(exclude):
+    with pytest.raises(ValueError, match=r"`AdaptiveClip\(exclude=\)` must be a list") as error:
+        AdaptiveClip(0.1, exclude=exclude)
+    assert str(error.value).endswith(f"Received: exclude={exclude!r}")
 
 
-def test_an_exclusion_without_an_adaptive_clip_is_refused():
-    with pytest.raises(ValueError, match="`adaptive_clip_exclude` must come with `adaptive_clip`"):
-        CustomTrainModel().compile("sgd", "mse", clipnorm=1.0, adaptive_clip_exclude=[])
+@pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf"), "0.01", True, None])
+def test_a_ratio_is_a_positive_number(ratio):
+    with pytest.raises(ValueError, match=r"`AdaptiveClip\(ratio=\)` must be a positive number") as error:
+        AdaptiveClip(ratio)
+    assert str(error.value).endswith(f"Received: ratio={ratio!r}")
+
+
+def test_an_adaptive_clip_keeps_names_and_is_equal_to_one_of_the_same_values():
+    layer = Dense(2, name="head")
+    assert AdaptiveClip(0.01, [layer]).exclude == ("head",)
+    assert AdaptiveClip(1, exclude=["head"]) == AdaptiveClip(1.0, exclude=(layer,))
+    assert len({AdaptiveClip(0.01), AdaptiveClip(0.01), AdaptiveClip(0.01, exclude=[])}) == 2
+
+
+def test_a_number_is_an_adaptive_clip_without_options():
+    assert Clip.from_options(adaptive_clip=0.01) == Clip.from_options(adaptive_clip=AdaptiveClip(0.01))
+    assert Clip.from_options(adaptive_clip=0.01) != Clip.from_options(adaptive_clip=AdaptiveClip(0.01, exclude=[]))
 
 
 # ----------------------------------------------------------------------------------------------------- the percentile
@@ -148,7 +171,7 @@ def test_the_percentile_of_a_history_is_numpy_s():
 
 
 def percentile_clip(value=50.0):
-    clip = PercentileClip(value)
+    clip = PercentileClipping(value)
     clip.build(None)
     return clip
 
@@ -237,27 +260,30 @@ def test_a_percentile_is_above_0_and_up_to_100(value):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "saved"),
     [
-        {"clipvalue": 1.0},
-        {"clipnorm": 2.0},
-        {"global_clipnorm": 3.0},
-        {"adaptive_clip": 0.01},
-        {"adaptive_clip": 0.01, "adaptive_clip_exclude": []},
-        {"adaptive_clip": 0.01, "adaptive_clip_exclude": ["dense", "head"]},
-        {"clip_percentile": 10.0},
+        ({"clipvalue": 1.0}, {}),
+        ({"clipnorm": 2.0}, {}),
+        ({"global_clipnorm": 3.0}, {}),
+        ({"adaptive_clip": 0.01}, {}),
+        ({"adaptive_clip": AdaptiveClip(0.01)}, {"adaptive_clip": 0.01}),
+        ({"adaptive_clip": AdaptiveClip(0.01, exclude=[])}, {"adaptive_clip": 0.01, "adaptive_clip_exclude": []}),
+        (
+            {"adaptive_clip": AdaptiveClip(0.01, exclude=["dense", "head"])},
+            {"adaptive_clip": 0.01, "adaptive_clip_exclude": ["dense", "head"]},
+        ),
+        ({"clip_percentile": 10.0}, {}),
     ],
 )
-def test_the_config_makes_the_clip_again(options):
+def test_the_config_makes_the_clip_again(options, saved):
     clip = Clip.from_options(**options)
-    assert clip.get_config() == options
-    assert Clip.from_options(**json.loads(json.dumps(clip.get_config()))) == clip
+    assert clip.get_config() == (saved or options)
+    assert Clip.from_options(**compile_options_from_config(json.loads(json.dumps(clip.get_config())))) == clip
+    assert clip.copy() == clip
     assert clip != Clip.from_options(clipvalue=7.0)
 
 
-@pytest.mark.parametrize(
-    "options", [{"adaptive_clip": 0.1, "adaptive_clip_exclude": ["first"]}, {"clip_percentile": 5}]
-)
+@pytest.mark.parametrize("options", [{"adaptive_clip": AdaptiveClip(0.1, exclude=["first"])}, {"clip_percentile": 5}])
 def test_a_saved_model_clips_as_before(options, tmp_path):
     model = sequential_model()
     model.compile("sgd", "mse", **options)

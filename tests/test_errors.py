@@ -100,7 +100,10 @@ def test_a_metric_misspelt(model, argument):
         ({"clipnorm": 1.0, "clipvalue": 1.0}, r"At most one of .* Received: clipvalue=1.0, clipnorm=1.0"),
         ({"clipvalue": -1}, r"`clipvalue` must be a positive number. Received: clipvalue=-1"),
         ({"global_clipnorm": 0.0}, r"`global_clipnorm` must be a positive number. Received: global_clipnorm=0.0"),
-        ({"adaptive_clip": "0.01"}, r"`adaptive_clip` must be a positive number. Received: adaptive_clip='0.01'"),
+        (
+            {"adaptive_clip": "0.01"},
+            r"`adaptive_clip` must be a positive number or an `AdaptiveClip`. Received: adaptive_clip='0.01'",
+        ),
     ],
 )
 def test_wrong_clips(model, options, message):

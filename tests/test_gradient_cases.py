@@ -5,6 +5,7 @@ import pytest
 
 from customfit import CustomTrainModel, NonFiniteError, debug
 from customfit.compat import IS_KERAS_3, keras, tf
+from customfit.gradients import NonFinite
 from tests.parity import models
 from tests.test_gradients import METHODS, X, Y, assert_same, compiled, train, updates, with_bad_rows
 
@@ -79,7 +80,7 @@ def test_gradient_metrics_count_the_tail_of_an_epoch_under_both_loops(steps):
 
 
 def test_replay_leaves_the_model_as_it_was(tmp_path):
-    model = compiled(nonfinite="raise", nonfinite_dump=tmp_path / "bad")
+    model = compiled(nonfinite=NonFinite("raise", dump=tmp_path / "bad"))
     with pytest.raises(NonFiniteError):
         train(model, "custom_fit", with_bad_rows(2))
     before = model.get_weights()
@@ -92,7 +93,7 @@ def test_replay_leaves_the_model_as_it_was(tmp_path):
 
 
 def test_replay_builds_a_subclassed_model(tmp_path):
-    model = compiled(models.subclassed, "adam", nonfinite="raise", nonfinite_dump=tmp_path / "bad")
+    model = compiled(models.subclassed, "adam", nonfinite=NonFinite("raise", dump=tmp_path / "bad"))
     with pytest.raises(NonFiniteError):
         train(model, "custom_fit", with_bad_rows(2))
     with pytest.raises(tf.errors.InvalidArgumentError, match="(?i)nan"):
@@ -111,7 +112,7 @@ def test_accumulating_twice_is_refused_in_a_group_too():
 
 def test_a_plan_counts_updates():
     model = compiled(gradient_accumulation_steps=4)
-    assert train(model, "custom_fit", X[:64], Y[:64], plan=True, batch_size=8, epochs=4).updates == 8
+    assert train(model, "plan_fit", X[:64], Y[:64], batch_size=8, epochs=4).updates == 8
 
 
 def test_changes_of_weights_at_zero_are_no_infinite_ratio():
@@ -159,9 +160,29 @@ def two_updates(base):
     return models.dense(TwoUpdates)
 
 
+def doubles_the_first(base):
+    class DoublesTheFirst(base):
+        def transform_gradients(self, gradients, variables):
+            return [2.0 * gradients[0], *gradients[1:]]
+
+    return models.dense(DoublesTheFirst)
+
+
+@pytest.mark.parametrize(
+    ("build", "options"), [(doubles_the_first, {}), (models.dense, {"adaptive_clip": 0.001})], ids=["transform", "clip"]
+)
+@pytest.mark.parametrize("how", METHODS)
+def test_under_a_policy_some_gradients_may_be_left_as_they_are(how, build, options):
+    """An adaptive clip leaves those of the output layer; the optimizer then gets tensors of several graphs."""
+    ours, theirs = compiled(build, nonfinite="skip", **options), compiled(build, **options)
+    for model in (ours, theirs):
+        train(model, how)
+    assert_same(ours, theirs)
+
+
 @pytest.mark.parametrize("how", METHODS)
 def test_the_step_is_named_where_a_step_has_several_updates(how, tmp_path):
-    model = compiled(two_updates, nonfinite="raise", nonfinite_dump=tmp_path / "bad")
+    model = compiled(two_updates, nonfinite=NonFinite("raise", dump=tmp_path / "bad"))
     with pytest.raises(NonFiniteError, match="In step 2 of epoch 0"):
         train(model, how, with_bad_rows(2))
 

@@ -1,10 +1,13 @@
 """The gradient pipeline: accumulation, what is not finite, mixed precision, and what the logs say of it."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
 from customfit import CustomTrainModel, NonFiniteError, TrainingSession, debug
 from customfit.compat import IS_KERAS_3, keras, tf
+from customfit.gradients import AdaptiveClip, NonFinite
 from tests.parity import models
 
 METHODS = ("fit", "custom_fit")
@@ -277,17 +280,30 @@ def test_a_bad_micro_batch_does_not_cost_the_others_of_its_update():
     assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"nonfinite": "ignore"},
-        {"nonfinite": "skip", "nonfinite_dump": "here"},
-        {"nonfinite": "raise", "nonfinite_dump": "here", "jit_compile": True},
-    ],
-)
-def test_what_no_policy_is_or_takes_is_refused(options):
-    with pytest.raises(ValueError, match="must"):
-        compiled(**options)
+def test_what_is_no_policy_is_refused():
+    with pytest.raises(ValueError, match='`nonfinite` must be None, "skip", "raise", "stop" or a `NonFinite`') as error:
+        compiled(nonfinite="ignore")
+    assert str(error.value).endswith("Received: nonfinite='ignore'")
+    with pytest.raises(ValueError, match=r"`NonFinite\(policy=\)` must be .* Received: policy=None"):
+        NonFinite(None)
+
+
+def test_a_dump_goes_with_raise_alone_and_is_a_path():
+    with pytest.raises(ValueError, match=r"`NonFinite\(dump=\)` must go with the policy \"raise\""):
+        NonFinite("skip", dump="here")
+    with pytest.raises(ValueError, match=r"`NonFinite\(dump=\)` must be the path of a folder. Received: dump=3"):
+        NonFinite("raise", dump=3)
+
+
+def test_xla_cannot_save_a_step():
+    with pytest.raises(ValueError, match=r"`NonFinite\(dump=\)` must not be set with `jit_compile=True`"):
+        compiled(nonfinite=NonFinite("raise", dump="here"), jit_compile=True)
+
+
+def test_a_policy_with_options_is_equal_to_one_of_the_same_values():
+    assert NonFinite("raise", dump=pathlib.Path("here")) == NonFinite("raise", dump="here")
+    assert len({NonFinite("skip"), NonFinite("skip"), NonFinite("stop")}) == 2
+    assert compiled(nonfinite=NonFinite("skip")).gradient_pipeline.guard.policy == "skip"
 
 
 def test_a_bad_step_is_saved_and_replayed_to_the_operation(tmp_path):
@@ -296,7 +312,7 @@ def test_a_bad_step_is_saved_and_replayed_to_the_operation(tmp_path):
         hidden = keras.layers.Dense(8, activation="relu", name="hidden")(inputs)
         return cls(inputs, keras.layers.Dense(3, activation="softmax")(hidden))
 
-    model = compiled(build, "adam", nonfinite="raise", nonfinite_dump=tmp_path / "bad")
+    model = compiled(build, "adam", nonfinite=NonFinite("raise", dump=tmp_path / "bad"))
     with pytest.raises(NonFiniteError, match=r"customfit.debug.replay\("):
         train(model, "custom_fit", with_bad_rows(2))
     with pytest.raises(tf.errors.InvalidArgumentError, match="(?i)nan"):
@@ -422,10 +438,15 @@ def test_unknown_gradient_metrics_are_refused():
 # ------------------------------------------------------------------------------------------------------------- options
 
 
-def test_options_survive_saving(tmp_path):
-    model = compiled(
-        gradient_accumulation_steps=2, nonfinite="skip", gradient_metrics=["grad_norm"], clip_percentile=50
-    )
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient_accumulation_steps": 2, "nonfinite": "skip", "clip_percentile": 50},
+        {"nonfinite": NonFinite("raise", dump="here"), "adaptive_clip": AdaptiveClip(0.1, exclude=["dense"])},
+    ],
+)
+def test_options_survive_saving(options):
+    model = compiled(gradient_metrics=["grad_norm"], **options)
     model.train_on_batch(X, Y)
     config = model.get_compile_config()
     loaded = models.dense(CustomTrainModel)

@@ -17,8 +17,12 @@ class GradientEvents(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         pipeline = self.model.gradient_pipeline
-        if pipeline.guard.ends:  # by its own count: what `fit` says of the end of an execution differs between releases
-            pipeline.check_nonfinite(self.model, self._epoch, pipeline.guard.steps - self._steps_before)
+        if not pipeline.guard.ends:
+            return
+        # By its own count: what `fit` says of the end of an execution differs between releases.
+        steps = pipeline.guard.steps - self._steps_before
+        if pipeline.check_nonfinite(self.model, self._epoch, steps):
+            self.model.stop_training = True
 
     def on_test_begin(self, logs=None):
         self.model.gradient_pipeline.flush()

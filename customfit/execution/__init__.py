@@ -5,9 +5,9 @@ several run at once; `VariableSnapshot` keeps values to be restored.
 """
 
 from customfit.execution import replicas
-from customfit.execution.compiled_step import compiled_steps
+from customfit.execution.compiled_step import CompiledSteps, compiled_steps
 from customfit.execution.pace import Pace
 from customfit.execution.sharding import has_workers
 from customfit.execution.snapshot import VariableSnapshot
 
-__all__ = ["Pace", "VariableSnapshot", "compiled_steps", "has_workers", "replicas"]
+__all__ = ["CompiledSteps", "Pace", "VariableSnapshot", "compiled_steps", "has_workers", "replicas"]

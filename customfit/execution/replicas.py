@@ -79,19 +79,27 @@ def run_if(condition: tf.Tensor, update: Callable[[Any], Any], tensors: Sequence
         update: Changes variables. It is called in each replica.
         tensors: What it is called with.
     """
+    tensors = list(tensors)
+
+    def update_in_branch(tensors):
+        # Copies, because an optimizer takes gradients of one graph only, and `update` may return some as they are.
+        return update(tf.nest.map_structure(tf.identity, tensors, expand_composites=True))
+
     if replica_count() == 1 or compat.branches_in_replicas():
-        tf.cond(condition, lambda: _then_nothing(update, tensors), lambda: tf.constant(0))
+        tf.cond(condition, lambda: _then_nothing(update_in_branch, tensors), lambda: tf.constant(0))
         return
 
     def branch(strategy, condition, tensors):
         first = strategy.experimental_local_results(condition)[0]
         tf.cond(
             first,
-            lambda: _then_nothing(lambda args: strategy.extended.call_for_each_replica(update, args=(args,)), tensors),
+            lambda: _then_nothing(
+                lambda args: strategy.extended.call_for_each_replica(update_in_branch, args=(args,)), tensors
+            ),
             lambda: tf.constant(0),
         )
 
-    tf.distribute.get_replica_context().merge_call(branch, args=(condition, list(tensors)))
+    tf.distribute.get_replica_context().merge_call(branch, args=(condition, tensors))
 
 
 def _then_nothing(update: Callable[[Any], Any], tensors: Any) -> tf.Tensor:

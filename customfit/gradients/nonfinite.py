@@ -7,6 +7,7 @@ to end, neither do the steps after it, until Python looks once the block is over
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from customfit.execution import VariableSnapshot, replicas
 from customfit.gradients import step_dump
 from customfit.gradients.clipping import Gradient
 
-POLICIES = (None, "skip", "raise", "stop")
+POLICIES = ("skip", "raise", "stop")
 LOSS = -1  # as `culprit`; others are the index of a variable
 
 
@@ -39,31 +40,82 @@ class NonFiniteError(FloatingPointError):
         super().__init__(f"In step {step} of epoch {epoch} {seen} is not finite; no weight has been changed.{saved}")
 
 
+@dataclasses.dataclass(frozen=True)
+class NonFinite:
+    """How a step is handled whose loss or gradients are not finite: `compile(nonfinite=NonFinite("raise"))`.
+
+    Under every policy such a step changes nothing: no weight, optimizer slot, metric or random state. A plain string,
+    `compile(nonfinite="skip")`, is the same without options.
+
+    Args:
+        policy: `"skip"` continues with the next step. `"raise"` raises a `NonFiniteError` that names the variable or
+            the loss, the step and the epoch. `"stop"` ends the training run.
+        dump: With `"raise"`, a folder in which the step is saved, for `customfit.debug.replay(folder)`. Kept as a
+            string.
+
+    Raises:
+        ValueError: If there is no such policy, or `dump` is set with another one than `"raise"`.
+
+    Example:
+
+    >>> model.compile("adam", "mse", nonfinite=NonFinite("raise", dump="runs/bad_step"))
+    """
+
+    policy: str
+    dump: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise ValueError(
+                f'`NonFinite(policy=)` must be "skip", "raise" or "stop". Received: policy={self.policy!r}'
+            )
+        if self.dump is None:
+            return
+        if not isinstance(self.dump, (str, os.PathLike)):
+            raise ValueError(f"`NonFinite(dump=)` must be the path of a folder. Received: dump={self.dump!r}")
+        if self.policy != "raise":
+            raise ValueError(
+                f'`NonFinite(dump=)` must go with the policy "raise". Received: policy={self.policy!r}, '
+                f"dump={os.fspath(self.dump)!r}"
+            )
+        object.__setattr__(self, "dump", os.fspath(self.dump))
+
+    @staticmethod
+    def from_option(nonfinite: str | NonFinite | None) -> NonFinite | None:
+        """Returns what `compile(nonfinite=)` asks for.
+
+        Args:
+            nonfinite: A policy, a `NonFinite`, or `None`.
+
+        Raises:
+            ValueError: If it is anything else.
+        """
+        if nonfinite is None or isinstance(nonfinite, NonFinite):
+            return nonfinite
+        if nonfinite not in POLICIES:
+            raise ValueError(
+                f'`nonfinite` must be None, "skip", "raise", "stop" or a `NonFinite`. Received: nonfinite={nonfinite!r}'
+            )
+        return NonFinite(nonfinite)
+
+
 class Guard:
     """Has a step that is not finite change nothing: no weight, slot or metric, nor random state.
 
     Args:
-        policy: One of `POLICIES`.
-        dump: A folder to save the step in, with "raise".
+        option: The policy and its options, or `None`.
 
     Attributes:
+        policy: The policy, or `None`.
+        dump: The folder in which the step is saved, or `None`.
         variables: What it counts in.
         ends: Whether a bad step is the last one.
-        stop_reason: Why training was stopped, in a sentence, or `None`.
-
-    Raises:
-        ValueError: If the policy is none of them, or would not use `dump`.
     """
 
-    def __init__(self, policy: str | None, dump: Any = None):
-        if policy not in POLICIES:
-            raise ValueError(f'`nonfinite` must be None, "skip", "raise" or "stop". Received: nonfinite={policy!r}')
-        if dump is not None and policy != "raise":
-            raise ValueError(f'`nonfinite_dump` must go with nonfinite="raise". Received: nonfinite={policy!r}')
-        self.policy = policy
-        self.dump = None if dump is None else os.fspath(dump)
-        self.stop_reason: str | None = None
-        self.ends = policy in ("raise", "stop")
+    def __init__(self, option: NonFinite | None):
+        self.policy = None if option is None else option.policy
+        self.dump: Any = None if option is None else option.dump
+        self.ends = self.policy in ("raise", "stop")
         self.variables: list[tf.Variable] = []
         self._names: list[str] = []
         self._complete = False  # whether all metrics have their variables

@@ -17,9 +17,9 @@ from customfit import compat
 from customfit.compat import tf
 from customfit.execution import replicas
 from customfit.gradients.accumulation import Accumulator
-from customfit.gradients.clipping import Clip, Gradient
+from customfit.gradients.clipping import AdaptiveClip, Clip, Gradient
 from customfit.gradients.metrics import GradientMetrics
-from customfit.gradients.nonfinite import Guard, NonFiniteError, all_finite
+from customfit.gradients.nonfinite import Guard, NonFinite, NonFiniteError, all_finite
 
 
 class GradientPipeline:
@@ -28,8 +28,7 @@ class GradientPipeline:
     Args:
         clip: The clip, or `None`.
         accumulation_steps: How many micro-batches make one update; `None`: each batch is one.
-        nonfinite: What becomes of a step that is not finite: a policy of `customfit.nonfinite`.
-        dump: A folder to save such a step in, or `None`.
+        nonfinite: How a step that is not finite is handled.
         metrics: Names of gradient metrics for the logs.
     """
 
@@ -37,18 +36,20 @@ class GradientPipeline:
         self,
         clip: Clip | None = None,
         accumulation_steps: int | None = None,
-        nonfinite: str | None = None,
-        dump: Any = None,
+        nonfinite: str | NonFinite | None = None,
         metrics: Sequence[str] = (),
     ):
         self.clip = clip
         self.accumulation_steps = _checked_steps(accumulation_steps)
-        self.guard = Guard(nonfinite, dump)
+        self.guard = Guard(NonFinite.from_option(nonfinite))
         self.metrics = GradientMetrics(metrics)
         self._updates: dict[tuple, Update] = {}
 
     def get_config(self) -> dict:
-        """The options of `compile()` that make it again."""
+        """Returns the options as plain numbers, names and lists: `compile_options_from_config` is the inverse.
+
+        This is what `save()` writes, so the names are those of files that exist already.
+        """
         options = {
             **(self.clip.get_config() if self.clip is not None else {}),
             "gradient_accumulation_steps": self.accumulation_steps,
@@ -163,33 +164,56 @@ class GradientPipeline:
 
     def begin(self) -> None:
         """At the begin of training: nothing is left of one that was cut off."""
-        self.guard.stop_reason = None
         for update in self._updates.values():
             if update.accumulator is not None:
                 update.accumulator.clear()
 
-    def check_nonfinite(self, model: Any, epoch: int, steps: int) -> None:
-        """Looks whether a step was not finite, and raises or stops as `nonfinite=` says.
+    def check_nonfinite(self, model: Any, epoch: int, steps: int) -> str | None:
+        """Raises, or tells why training must stop, if a step was not finite and `nonfinite=` asks for it.
 
         Args:
             model: The model.
-            epoch: The epoch.
+            epoch: The epoch, counted from 0.
             steps: How many steps of it have been run.
+
+        Returns:
+            Why training must stop, in words, or `None`.
+
+        Raises:
+            NonFiniteError: With `nonfinite="raise"`.
         """
         found = self.guard.found()
         if found is None:
-            return
+            return None
         what, ago = found
         error = NonFiniteError(what, epoch, steps - ago, self.guard.save(model))
         if self.guard.policy == "raise":
             raise error
-        model.stop_training = True
-        self.guard.stop_reason = str(error)
+        return str(error)
 
     def flush(self) -> None:
         """Applies what is left of micro-batches that did not make a whole update, as at the end of an epoch."""
         for update in self._updates.values():
             update.flush()
+
+
+def compile_options_from_config(config: dict) -> dict:
+    """Returns the keyword arguments of `compile()` for options that were saved.
+
+    Args:
+        config: What `get_compile_config()` returned, deserialised. It holds the options of `GradientPipeline`, as its
+            `get_config` returns them, beside those of Keras.
+
+    Returns:
+        The same with `AdaptiveClip` and `NonFinite` objects for those that have options.
+    """
+    options = dict(config)
+    exclude, dump = options.pop("adaptive_clip_exclude", None), options.pop("nonfinite_dump", None)
+    if exclude is not None:
+        options["adaptive_clip"] = AdaptiveClip(options["adaptive_clip"], exclude)
+    if dump is not None:
+        options["nonfinite"] = NonFinite(options["nonfinite"], dump)
+    return options
 
 
 class Update:
@@ -212,7 +236,7 @@ class Update:
         self._flush: Any = None
         clip = pipeline.clip
         if clip is not None and pipeline.updates:  # its history is that of one list of variables alone
-            clip = Clip.from_options(**clip.get_config())
+            clip = clip.copy()
         if clip is not None:
             clip.build(model)
         self._clip = clip

@@ -1,4 +1,4 @@
-"""A step that was not finite, saved to be looked at: `compile(nonfinite="raise", nonfinite_dump=folder)`."""
+"""A step that was not finite, saved to be looked at: `NonFinite("raise", dump=folder)`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def replay(path: Any, model: keras.Model | None = None) -> dict:
     """Runs a saved step again, eagerly and with every operation's result checked.
 
     Args:
-        path: The folder that `compile(nonfinite_dump=)` named.
+        path: The folder of `NonFinite(dump=)`.
         model: The model, compiled as it was. Defaults to the one that was saved; it must be given if that could not be
             loaded, as with a class that Keras does not know.
 

@@ -1,6 +1,7 @@
 """Saved and loaded in any form, a model trains on to the numbers that it would have had without the round trip."""
 
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -12,6 +13,14 @@ from tests.parity.compare import SEED, assert_equal, compiled
 from tests.test_model import Subclassed
 
 X, Y = models.rows()
+SAVED = pathlib.Path(__file__).parent.parent / "saved"
+IS_2_12 = tf.__version__.startswith("2.12")
+READABLE = {  # by a model of the same layers, without customfit
+    "keras2.12": IS_2_12,
+    "keras2.15": not compat.IS_KERAS_3 and not IS_2_12,
+    "keras3.3": compat.IS_KERAS_3,
+    "keras3.15": compat.IS_KERAS_3 and compat.KERAS_VERSION >= (3, 15),
+}
 supports = pytest.mark.supports
 
 
@@ -55,10 +64,52 @@ def test_weights(kind, tmp_path):
 def test_keras_file(kind, options, tmp_path):
     model = trained(BUILDS[kind], **options)
     path = os.fspath(tmp_path / "model.keras")
-    model.save(path, **({"save_format": "keras_v3"} if tf.__version__.startswith("2.12") else {}))
+    model.save(path, **({"save_format": "keras_v3"} if IS_2_12 else {}))
     loaded = keras.models.load_model(path)
     assert type(loaded) is type(model)
     assert_equal(train_on(loaded), train_on(model))
+
+
+@pytest.mark.parametrize(
+    "release",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(not readable, reason=f"this Keras reads no files of {name}"))
+        for name, readable in READABLE.items()
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "options", "optimizers"),
+    [
+        (
+            "functional",
+            {
+                "adaptive_clip": 0.01,
+                "adaptive_clip_exclude": ["head"],
+                "gradient_accumulation_steps": 2,
+                "nonfinite": "skip",
+                "gradient_metrics": ["grad_norm"],
+            },
+            {"hidden": "SGD", "head": "Adam"},
+        ),
+        ("sequential", {"global_clipnorm": 1.0, "nonfinite": "raise", "nonfinite_dump": "somewhere"}, None),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_file_of_an_earlier_release_loads_and_trains_on(kind, options, optimizers, release):
+    """Saved when options were plain arguments of `compile()`, and modules had other names."""
+    model = keras.models.load_model(SAVED / release / f"{kind}.keras")
+    x, y = np.random.default_rng(0).normal(size=(16, 4)).astype("float32"), np.arange(16) % 3
+    with np.load(SAVED / release / "outputs.npz") as outputs:
+        np.testing.assert_allclose(model.predict(x, verbose=0), outputs[kind], rtol=1e-5)
+    assert model.gradient_pipeline.get_config() == options
+    assert {name: value for name, value in model.get_compile_config().items() if name in options} == options
+    groups = getattr(model.optimizer, "groups", None)
+    assert (groups and {name: type(group).__name__ for name, group in groups.items()}) == optimizers
+    updates, before = int(model.optimizer.iterations.numpy()), model.get_weights()
+    model.custom_fit(x, y, batch_size=4, epochs=1, verbose=0)
+    assert updates == 1
+    assert int(model.optimizer.iterations.numpy()) == updates + (2 if kind == "functional" else 4)
+    assert all(np.abs(now - then).max() > 0 for now, then in zip(model.get_weights(), before))
 
 
 @supports("Saving", "SavedModel export")

@@ -10,13 +10,20 @@ from customfit.gradients.clipping.functions import (
     percentile_of_history,
     sum_duplicates,
 )
-from customfit.gradients.clipping.options import AdaptiveClip, Clip, PercentileClip, check_no_other_clip
+from customfit.gradients.clipping.options import (
+    AdaptiveClip,
+    AdaptiveClipping,
+    Clip,
+    PercentileClipping,
+    check_no_other_clip,
+)
 
 __all__ = [
     "AdaptiveClip",
+    "AdaptiveClipping",
     "Clip",
     "Gradient",
-    "PercentileClip",
+    "PercentileClipping",
     "check_no_other_clip",
     "clip_adaptively",
     "clip_by_global_norm",

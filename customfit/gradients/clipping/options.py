@@ -1,13 +1,14 @@
-"""The clipping options of `compile()`, as objects."""
+"""The clipping options of `compile()`: what a user passes, and the clip that is made of it."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
 
 from customfit import compat
-from customfit.compat import tf
+from customfit.compat import keras, tf
 from customfit.execution import replicas
 from customfit.gradients import layers
 from customfit.gradients.clipping.functions import (
@@ -21,6 +22,46 @@ from customfit.gradients.clipping.functions import (
 )
 
 HISTORY_LENGTH = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveClip:
+    """Clips each unit's gradient to a ratio of the norm of its weights: `compile(adaptive_clip=AdaptiveClip(0.01))`.
+
+    Adaptive gradient clipping, from Brock et al. 2021, https://arxiv.org/abs/2102.06171. A plain number,
+    `compile(adaptive_clip=0.01)`, is the same with the default `exclude`.
+
+    Args:
+        ratio: The largest ratio of a unit's gradient norm to its weight norm, such as 0.01.
+        exclude: Layers that are not clipped, or their names, or names of attributes of a subclassed model that hold
+            layers or variables. Kept as names. Defaults to the output layers of a functional or Sequential model, as in
+            the paper; in a subclassed model, whose output layers cannot be known, no layer is excluded by default.
+
+    Raises:
+        ValueError: If `ratio` is not a positive number, or `exclude` not a list of layers or names.
+
+    Example:
+
+    >>> model.compile("sgd", "mse", adaptive_clip=AdaptiveClip(0.01, exclude=["head"]))
+    """
+
+    ratio: float
+    exclude: Sequence[str | keras.layers.Layer] | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_positive(self.ratio):
+            raise ValueError(f"`AdaptiveClip(ratio=)` must be a positive number. Received: ratio={self.ratio!r}")
+        object.__setattr__(self, "ratio", float(self.ratio))
+        if self.exclude is None:
+            return
+        listed = isinstance(self.exclude, Sequence) and not isinstance(self.exclude, str)
+        if not listed or not all(isinstance(layer, (str, keras.layers.Layer)) for layer in self.exclude):
+            raise ValueError(
+                "`AdaptiveClip(exclude=)` must be a list of layers or of their names. "
+                f"Received: exclude={self.exclude!r}"
+            )
+        names = tuple(layer if isinstance(layer, str) else layer.name for layer in self.exclude)
+        object.__setattr__(self, "exclude", names)
 
 
 class Clip:
@@ -38,33 +79,48 @@ class Clip:
         self.value = value
 
     @staticmethod
-    def from_options(*, adaptive_clip_exclude: Sequence | None = None, **options: float | None) -> Clip | None:
-        """The clip that the clipping options of `compile()` ask for, or `None`.
+    def from_options(
+        *,
+        clipvalue: float | None = None,
+        clipnorm: float | None = None,
+        global_clipnorm: float | None = None,
+        adaptive_clip: float | AdaptiveClip | None = None,
+        clip_percentile: float | None = None,
+    ) -> Clip | None:
+        """Returns the clip that the clipping options of `compile()` ask for, or `None`.
 
         Args:
-            adaptive_clip_exclude: The layers that `adaptive_clip` leaves alone: see `AdaptiveClip`.
-            **options: `clipvalue`, `clipnorm`, `global_clipnorm`, `adaptive_clip` and `clip_percentile`.
+            clipvalue: See `clip_by_value`.
+            clipnorm: See `clip_by_norm`.
+            global_clipnorm: See `clip_by_global_norm`.
+            adaptive_clip: See `AdaptiveClip`.
+            clip_percentile: See `PercentileClipping`.
 
         Raises:
-            ValueError: If more than one option is set, one is not what it must be, or there is something to exclude and
-                no `adaptive_clip`.
+            ValueError: If more than one option is set, or one has a wrong value.
         """
-        chosen = {name: _check(name, value) for name, value in options.items() if value is not None}
+        options = {
+            "clipvalue": clipvalue,
+            "clipnorm": clipnorm,
+            "global_clipnorm": global_clipnorm,
+            "adaptive_clip": adaptive_clip,
+            "clip_percentile": clip_percentile,
+        }
+        chosen = {option: _check(option, value) for option, value in options.items() if value is not None}
         if len(chosen) > 1:
-            received = ", ".join(f"{name}={options[name]}" for name in chosen)
+            received = ", ".join(f"{option}={options[option]}" for option in chosen)
             raise ValueError(
-                f"At most one of {', '.join(f'`{name}`' for name in options)} may be set. Received: {received}"
-            )
-        if adaptive_clip_exclude is not None and "adaptive_clip" not in chosen:
-            raise ValueError(
-                "`adaptive_clip_exclude` must come with `adaptive_clip`. "
-                f"Received: adaptive_clip_exclude={adaptive_clip_exclude!r}"
+                f"At most one of {', '.join(f'`{option}`' for option in options)} may be set. Received: {received}"
             )
         for option, value in chosen.items():
-            if option == "adaptive_clip":
-                return AdaptiveClip(value, adaptive_clip_exclude)
-            return PercentileClip(value) if option == "clip_percentile" else Clip(option, value)
+            if isinstance(value, AdaptiveClip):
+                return AdaptiveClipping(value)
+            return PercentileClipping(value) if option == "clip_percentile" else Clip(option, value)
         return None
+
+    def copy(self) -> Clip:
+        """Returns the same clip without its state."""
+        return Clip(self.option, self.value)
 
     def get_config(self) -> dict:
         """The options of `compile()` that make this again, as plain numbers and names."""
@@ -89,31 +145,26 @@ class Clip:
         return hash((self.option, self.value))
 
 
-class AdaptiveClip(Clip):
-    """`compile(adaptive_clip=, adaptive_clip_exclude=)`: see `clip_adaptively` (Brock et al. 2021).
-
-    As in the paper, the output layer is left alone: it is where the classes of imbalanced data pull hardest.
+class AdaptiveClipping(Clip):
+    """Clips by `clip_adaptively`, except in the excluded layers.
 
     Args:
-        value: The largest ratio of a unit's gradient norm to its weight norm.
-        exclude: The layers to leave alone, or their names, or names of a model's attributes that hold them. `None`
-            stands for the output layers of a functional or Sequential model (`layers.output_layers`) and for none of a
-            subclassed one, where they cannot be known.
+        options: The ratio, and the layers that are not clipped.
     """
 
-    def __init__(self, value: float, exclude: Sequence | None = None):
-        super().__init__("adaptive_clip", value)
-        if isinstance(exclude, str) or not isinstance(exclude, (Sequence, type(None))):
-            raise ValueError(
-                "`adaptive_clip_exclude` must be a list of layers or of their names. "
-                f"Received: adaptive_clip_exclude={exclude!r}"
-            )
-        self.exclude = None if exclude is None else [getattr(layer, "name", layer) for layer in exclude]
+    def __init__(self, options: AdaptiveClip):
+        super().__init__("adaptive_clip", options.ratio)
+        self._options = options
         self._excluded: list | None = None
 
+    def copy(self) -> AdaptiveClipping:
+        """Returns the same clip without its state."""
+        return AdaptiveClipping(self._options)
+
     def get_config(self) -> dict:
-        """The options of `compile()` that make this again."""
-        return {**super().get_config(), **({} if self.exclude is None else {"adaptive_clip_exclude": self.exclude})}
+        """Returns the option as plain numbers and names."""
+        exclude = self._options.exclude
+        return {**super().get_config(), **({} if exclude is None else {"adaptive_clip_exclude": list(exclude)})}
 
     def build(self, model: Any) -> None:
         """Finds the variables to leave alone.
@@ -123,15 +174,16 @@ class AdaptiveClip(Clip):
         """
         if self._excluded is not None:
             return
-        if self.exclude is None:
+        exclude = self._options.exclude
+        if exclude is None:
             self._excluded = [variable for layer in layers.output_layers(model) for variable in layer.weights]
             return
         try:
-            self._excluded = [variable for name in self.exclude for variable in layers.variables_named(model, name)]
+            self._excluded = [variable for name in exclude for variable in layers.variables_named(model, name)]
         except KeyError as error:
             raise ValueError(
-                f"`adaptive_clip_exclude` must name layers of the model, which are {', '.join(error.args[0])}. "
-                f"Received: adaptive_clip_exclude={self.exclude!r}"
+                f"`AdaptiveClip(exclude=)` must name layers of the model, which are {', '.join(error.args[0])}. "
+                f"Received: exclude={list(exclude)!r}"
             ) from None
 
     def __call__(self, gradients: Sequence[Gradient], variables: Sequence) -> list[Gradient]:
@@ -144,7 +196,7 @@ class AdaptiveClip(Clip):
         ]
 
 
-class PercentileClip(Clip):
+class PercentileClipping(Clip):
     """`compile(clip_percentile=)`: clips to a percentile of the global norms so far, this step's among them.
 
     AutoClip, from Seetharaman et al. 2020, https://arxiv.org/abs/2007.14469: the threshold follows the gradients as
@@ -158,6 +210,10 @@ class PercentileClip(Clip):
     def __init__(self, value: float):
         super().__init__("clip_percentile", value)
         self._variables: list = []
+
+    def copy(self) -> PercentileClipping:
+        """Returns the same clip without its state."""
+        return PercentileClipping(self.value)
 
     @property
     def variables(self) -> list:
@@ -212,10 +268,17 @@ def check_no_other_clip(clip: Clip | None, optimizer: Any) -> None:
                 )
 
 
-def _check(option: str, value: Any) -> float:
-    number = isinstance(value, (int, float)) or getattr(value, "ndim", None) == 0
-    percent = option == "clip_percentile"
-    if isinstance(value, bool) or not number or not 0 < float(value) < math.inf or (percent and float(value) > 100):
+def _check(option: str, value: Any) -> Any:
+    """Returns the value of a clipping option: a `float`, or an `AdaptiveClip`."""
+    adaptive, percent = option == "adaptive_clip", option == "clip_percentile"
+    if adaptive and isinstance(value, AdaptiveClip):
+        return value
+    if not _is_positive(value) or (percent and float(value) > 100):
         kind = "a number above 0 and up to 100" if percent else "a positive number"
-        raise ValueError(f"`{option}` must be {kind}. Received: {option}={value!r}")
-    return float(value)
+        raise ValueError(f"`{option}` must be {kind}{' or an `AdaptiveClip`' * adaptive}. Received: {option}={value!r}")
+    return AdaptiveClip(value) if adaptive else float(value)
+
+
+def _is_positive(value: Any) -> bool:
+    is_number = isinstance(value, (int, float)) or getattr(value, "ndim", None) == 0
+    return is_number and not isinstance(value, bool) and 0 < float(value) < math.inf
