@@ -445,7 +445,8 @@ def test_unknown_gradient_metrics_are_refused():
         {"nonfinite": NonFinite("raise", dump="here"), "adaptive_clip": AdaptiveClip(0.1, exclude=["dense"])},
     ],
 )
-def test_options_survive_saving(options):
+def test_options_survive_saving(options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the step would be saved
     model = compiled(gradient_metrics=["grad_norm"], **options)
     model.train_on_batch(X, Y)
     config = model.get_compile_config()

@@ -95,8 +95,9 @@ def test_keras_file(kind, options, tmp_path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_file_of_an_earlier_release_loads_and_trains_on(kind, options, optimizers, release):
+def test_a_file_of_an_earlier_release_loads_and_trains_on(kind, options, optimizers, release, tmp_path, monkeypatch):
     """Saved when options were plain arguments of `compile()`, and modules had other names."""
+    monkeypatch.chdir(tmp_path)
     model = keras.models.load_model(SAVED / release / f"{kind}.keras")
     x, y = np.random.default_rng(0).normal(size=(16, 4)).astype("float32"), np.arange(16) % 3
     with np.load(SAVED / release / "outputs.npz") as outputs:
