@@ -1,9 +1,14 @@
 """The private names that `compat` needs are there, and `import customfit` asks for what it lacks in one sentence."""
 
+import ast
+import importlib
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +17,160 @@ from customfit.compat import keras, tf
 from tests.parity import models
 
 X, Y = models.rows()
+
+
+# ---------------------------------------------------------------------------------------------------- private names
+
+
+def dense():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return model
+
+
+def tensorboard():
+    callback = keras.callbacks.TensorBoard("unused")
+    callback.set_model(dense())
+    return callback
+
+
+def beside_model(name):
+    return importlib.import_module(f"{keras.Model.__module__.rpartition('.')[0]}.{name}")
+
+
+def data_handler():
+    return beside_model("data_adapter").get_data_handler(x=X, y=Y, model=None)
+
+
+def is_module(name):
+    return importlib.util.find_spec(name) is not None
+
+
+ALWAYS = True
+KERAS_2 = not compat.IS_KERAS_3
+KERAS_3 = compat.IS_KERAS_3
+
+# Every private name in `customfit/compat`: where it is used, and a check that fails when it has gone.
+PRIVATE_NAMES = {
+    # Modules.
+    "functional": (ALWAYS, lambda: issubclass(beside_model("functional").Functional, keras.Model)),
+    "training_utils": (KERAS_2, lambda: callable(beside_model("training_utils").RespectCompiledTrainableState)),
+    "training": (KERAS_2, lambda: callable(beside_model("training").flatten_metrics_in_order)),
+    "data_adapter": (KERAS_2, lambda: callable(beside_model("data_adapter").get_data_handler)),
+    "keras.src.trainers.data_adapters": (KERAS_3, lambda: is_module("keras.src.trainers.data_adapters")),
+    "keras.src.backend.common.global_state": (KERAS_3, lambda: is_module("keras.src.backend.common.global_state")),
+    "keras.src.callbacks.": (
+        KERAS_3,
+        lambda: keras.callbacks.TensorBoard.on_train_batch_end.__module__.startswith("keras.src.callbacks."),
+    ),
+    "keras.saving.serialization_lib": (
+        KERAS_2 and not hasattr(keras.saving, "deserialize_keras_object"),
+        lambda: callable(importlib.import_module("keras.saving.serialization_lib").deserialize_keras_object),
+    ),
+    "tensorflow.python.client.device_lib": (
+        ALWAYS,
+        lambda: importlib.import_module("tensorflow.python.client.device_lib").list_local_devices()[0].memory_limit > 0,
+    ),
+    "tensorflow.python.ops.gen_random_ops": (
+        ALWAYS,
+        lambda: all(
+            callable(getattr(importlib.import_module("tensorflow.python.ops.gen_random_ops"), name))
+            for name in (*compat.COUNTED_RANDOM_OPS, *compat.UNCOUNTED_RANDOM_OPS)
+        ),
+    ),
+    "tensorflow.python.ops.stateful_random_ops": (
+        ALWAYS,
+        lambda: hasattr(importlib.import_module("tensorflow.python.ops.stateful_random_ops"), "global_generator"),
+    ),
+    "tensorflow.python.eager.context": (
+        ALWAYS,
+        lambda: callable(importlib.import_module("tensorflow.python.eager.context").context),
+    ),
+    "__internal__": (
+        ALWAYS,
+        lambda: (
+            isinstance(tf.ones(()), tf.__internal__.types.Tensor)
+            and tf.__internal__.distribute.strategy_supports_no_merge_call()
+        ),
+    ),
+    # Attributes of tensors, layers and models.
+    "_keras_history": (ALWAYS, lambda: len(keras.Input((1,))._keras_history) == 3),
+    "_inbound_nodes": (ALWAYS, lambda: len(dense().layers[-1]._inbound_nodes) == 1),
+    "_is_compiled": (KERAS_2, lambda: dense()._is_compiled is True),
+    "_steps_per_execution": (KERAS_2, lambda: int(dense()._steps_per_execution) == 1),
+    "_train_counter": (KERAS_2, lambda: int(dense()._train_counter) == 0),
+    "_test_counter": (KERAS_2, lambda: int(dense()._test_counter) == 0),
+    "_maybe_load_initial_counters_from_ckpt": (
+        KERAS_2,
+        lambda: dense()._maybe_load_initial_counters_from_ckpt(None, 5)[0] == 5,
+    ),
+    "_initial_epoch": (KERAS_3 and compat.KERAS_VERSION >= (3, 1), lambda: hasattr(dense(), "_initial_epoch")),
+    "_flatten_metrics_in_order": (KERAS_3, lambda: dense()._flatten_metrics_in_order({"loss": 1.0}) == 1.0),
+    "_symbolic_build": (KERAS_3, lambda: callable(dense()._symbolic_build)),
+    # Attributes of callbacks.
+    "_implements_train_batch_hooks": (
+        KERAS_2,
+        lambda: keras.callbacks.Callback()._implements_train_batch_hooks() is False,
+    ),
+    "_implements_test_batch_hooks": (
+        KERAS_2,
+        lambda: keras.callbacks.Callback()._implements_test_batch_hooks() is False,
+    ),
+    "_should_trace": (KERAS_3, lambda: tensorboard()._should_trace is False),
+    "_global_train_batch": (ALWAYS, lambda: tensorboard()._global_train_batch == 0),
+    "_global_test_batch": (
+        KERAS_3 and compat.KERAS_VERSION >= (3, 15),
+        lambda: tensorboard()._global_test_batch == 0,
+    ),
+    "_batches_seen_since_last_saving": (
+        ALWAYS,
+        lambda: keras.callbacks.ModelCheckpoint("unused.keras")._batches_seen_since_last_saving == 0,
+    ),
+    "_last_batch_seen": (
+        ALWAYS,
+        lambda: hasattr(keras.callbacks.ModelCheckpoint("unused.keras"), "_last_batch_seen"),
+    ),
+    "_set_monitor_op": (
+        KERAS_3 and compat.KERAS_VERSION >= (3, 3),
+        lambda: callable(keras.callbacks.EarlyStopping()._set_monitor_op),
+    ),
+    "_ema_weights_in_model": (
+        hasattr(keras.callbacks, "SwapEMAWeights"),
+        lambda: keras.callbacks.SwapEMAWeights()._ema_weights_in_model is False,
+    ),
+    # Attributes of data handlers and of TensorFlow's context.
+    "_dataset": (KERAS_2, lambda: isinstance(data_handler()._dataset, tf.data.Dataset)),
+    "_adapter": (KERAS_2, lambda: data_handler()._adapter.should_recreate_iterator() is False),
+    "_rng": (ALWAYS, lambda: tf.random.set_seed(1) or compat.eager_random_state() is not None),
+}
+
+
+PRIVATE = re.compile(r"_[a-z]\w*[a-z]|__internal__|(keras|tensorflow)(\.\w+)+\.?")
+
+
+def private_names_of_compat():
+    """The private attributes and modules that its code names, also as strings."""
+    for path in sorted(Path(compat.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and PRIVATE.fullmatch(node.attr):
+                yield node.attr
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "module_beside_model":
+                yield node.args[0].value
+            elif isinstance(node, ast.Constant) and PRIVATE.fullmatch(str(node.value)):
+                yield node.value
+
+
+def test_every_private_name_of_compat_is_in_the_table():
+    assert set(private_names_of_compat()) == set(PRIVATE_NAMES)
+
+
+@pytest.mark.parametrize("name", [name for name, (is_used, _) in PRIVATE_NAMES.items() if is_used])
+def test_a_private_name_is_there(name):
+    _, check = PRIVATE_NAMES[name]
+    assert check()
+
+
+# ------------------------------------------------------------------------------------------- models and callbacks
 
 
 def test_keras_is_the_one_that_tensorflow_uses():
@@ -76,6 +235,10 @@ def test_tensorflow_lists_the_memory_of_its_devices():
     from tensorflow.python.client import device_lib
 
     assert device_lib.list_local_devices()[0].memory_limit > 0
+
+
+def test_free_memory_is_a_number_of_bytes():
+    assert compat.free_memory() > 0
 
 
 def test_the_data_adapters_take_what_they_took():
@@ -146,6 +309,29 @@ def test_import_needs_nothing_but_tensorflow_keras_and_numpy():
 
 
 # ------------------------------------------------------------------------------------------------- state to resume
+
+
+@pytest.mark.parametrize(
+    ("name", "draw"),
+    [
+        ("random_shuffle", lambda: tf.random.shuffle(tf.range(9))),
+        ("multinomial", lambda: tf.random.categorical(tf.zeros((1, 3)), 2)),
+        ("random_gamma", lambda: tf.random.gamma((2,), 1.0)),
+        ("random_poisson_v2", lambda: tf.random.poisson((2,), 1.0)),
+    ],
+)
+def test_random_ops_without_a_stateless_twin_are_intercepted(name, draw):
+    seen = []
+
+    def replacement(op_name, op, *args, **kwargs):
+        seen.append(op_name)
+        return op(*args, **kwargs)
+
+    with compat.replaced_random_ops(replacement):
+        draw()
+    draw()
+    assert seen == [name]
+    assert name in compat.UNCOUNTED_RANDOM_OPS
 
 
 def test_the_global_seed_is_told_and_asking_draws_nothing():

@@ -1,0 +1,110 @@
+"""What `fit` and `evaluate` do around their steps: counters, logs as callbacks see them, and what is returned.
+
+The epoch loop is the same in all generations. It calls these functions where `fit` of one generation does what another
+does not, and where Keras's callbacks expect counters on the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, Callable
+
+import numpy as np
+
+from customfit.compat.versions import IS_KERAS_3, KERAS_VERSION, keras, module_beside_model, tf
+
+
+def to_host(logs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns logs as Python numbers, in the form in which `fit` of this generation passes them to callbacks."""
+    numbers: dict[str, Any] = {}
+    for name, value in (logs or {}).items():
+        if IS_KERAS_3 and isinstance(value, dict):
+            numbers.update(to_host(value))
+        elif IS_KERAS_3:
+            try:
+                numbers[name] = float(value)
+            except (TypeError, ValueError):
+                numbers[name] = value
+        else:
+            numbers[name] = tf.nest.map_structure(_keras_2_number, value)
+    return numbers
+
+
+def _keras_2_number(value: Any) -> Any:
+    value = value.numpy() if isinstance(value, tf.Tensor) else value
+    return value.item() if isinstance(value, (np.ndarray, np.generic)) and np.ndim(value) == 0 else value
+
+
+def batch_logs(logs: dict[str, Any]) -> dict[str, Any]:
+    """Returns logs for `CallbackList.on_train_batch_end`. Keras 2's converts them itself, if a callback needs them."""
+    return to_host(logs) if IS_KERAS_3 else logs
+
+
+def verbosity(verbose: int | str) -> int | str:
+    """Resolves `verbose="auto"` where `fit` does so. In Keras 3 the callbacks do."""
+    if verbose == "auto" and not IS_KERAS_3:
+        return 1 if keras.utils.is_interactive_logging_enabled() else 2
+    return verbose
+
+
+def execution_end(begin: int, planned: int, done: int) -> int:
+    """Returns the step that `fit` passes to `on_train_batch_end` after an execution of several steps.
+
+    Args:
+        begin: The execution's first step.
+        planned: How many steps it was to have.
+        done: How many of them there was data for.
+    """
+    if not IS_KERAS_3:
+        return begin + done - 1
+    return begin + planned - 1 if KERAS_VERSION >= (3, 11) else begin
+
+
+def start_training(model: keras.Model, initial_epoch: int, steps_per_epoch: int | None) -> Callable[[], int]:
+    """Resets the model's counters.
+
+    Returns:
+        A function to call after `on_train_begin`, which returns the first epoch to run: `initial_epoch`, or a later one
+        if Keras's `BackupAndRestore` has just restored a backup.
+    """
+    model.stop_training = False
+    if IS_KERAS_3:
+        return lambda: getattr(model, "_initial_epoch", None) or initial_epoch
+    model._train_counter.assign(0)
+    return lambda: model._maybe_load_initial_counters_from_ckpt(steps_per_epoch, initial_epoch)[0]
+
+
+def compiled_trainable_state(model: keras.Model) -> contextlib.AbstractContextManager[None]:
+    """Returns a context in which layers are trainable as they were at `compile()`. `fit` of Keras 2 runs in one."""
+    if IS_KERAS_3:
+        return contextlib.nullcontext()
+    return module_beside_model("training_utils").RespectCompiledTrainableState(model)
+
+
+def start_validation(model: keras.Model) -> None:
+    """Resets the model's counter of test steps, where it has one."""
+    if not IS_KERAS_3:
+        model._test_counter.assign(0)
+
+
+def count_step(model: keras.Model, training: bool) -> None:
+    """Adds a step to the model's own counter, where it has one. Keras 2's TensorBoard reads it."""
+    if not IS_KERAS_3:
+        (model._train_counter if training else model._test_counter).assign_add(1)
+
+
+def finish_evaluation(model: keras.Model, logs: dict[str, Any], return_dict: bool) -> Any:
+    """Returns the logs of an evaluation as `evaluate` does: in a dict, in a list, or the only value as it is."""
+    if return_dict:
+        return logs
+    if hasattr(keras.Model, "_flatten_metrics_in_order"):
+        return model._flatten_metrics_in_order(logs)
+    return module_beside_model("training").flatten_metrics_in_order(logs, model.metrics_names)
+
+
+def finish_training(model: keras.Model) -> None:
+    """Overwrites the weights with their moving average if the optimizer has `use_ema`."""
+    finalize = getattr(model.optimizer, "finalize_variable_values", None)
+    if finalize is not None:
+        finalize(model.trainable_variables)

@@ -1,0 +1,96 @@
+"""Models, layers and variables: what kind they are, how they are saved, and what `compile()` has set.
+
+Keras exports neither the class of functional models nor the graph of layers behind a symbolic tensor, and its
+generations keep the options of `compile()` under different names. The functions here hide both.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from customfit.compat.versions import IS_KERAS_3, keras, module_beside_model, tf
+
+if TYPE_CHECKING:
+    from typing import Union
+
+    Variable = Union[tf.Variable, keras.Variable]
+
+Class = TypeVar("Class", bound=type)
+
+
+def functional_class() -> type[keras.Model]:
+    """Returns the class of `keras.Model(inputs, outputs)`, which Keras exports under no public name."""
+    return module_beside_model("functional").Functional
+
+
+def is_functional_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether `keras.Model(*args, **kwargs)` asks for a functional model, by the rule that Keras documents."""
+    return len(args) == 2 or ("outputs" in kwargs and (len(args) == 1 or "inputs" in kwargs))
+
+
+def origin(tensor: Any) -> tuple[keras.layers.Layer, list[Any]]:
+    """Returns the layer that made a symbolic tensor, and the symbolic tensors on which the layer was called."""
+    layer, node_index, _ = tensor._keras_history
+    node = layer._inbound_nodes[node_index]
+    return layer, list(node.keras_inputs if hasattr(node, "keras_inputs") else node.input_tensors)
+
+
+def register_keras_serializable(cls: Class) -> Class:
+    """Registers a class of ours, so that `load_model` finds it without `custom_objects`."""
+    register = getattr(keras, "saving", keras.utils).register_keras_serializable
+    registered: Any = register(package="customfit")(cls)
+    return registered
+
+
+def save_model(model: keras.Model, path: str) -> None:
+    """Saves a model as a `.keras` file. Keras 2 needs to be told the format; on TensorFlow 2.12 it is no default."""
+    takes_format = "save_format" in inspect.signature(keras.models.save_model).parameters
+    options: dict[str, Any] = {"save_format": "keras_v3"} if takes_format else {}
+    model.save(path, **options)
+
+
+def deserialize_keras_object(config: Mapping[str, Any]) -> Any:
+    """Calls `keras.saving.deserialize_keras_object`, which TensorFlow 2.12 does not export."""
+    public = getattr(keras.saving, "deserialize_keras_object", None)
+    if public is not None:
+        return public(config)
+    return importlib.import_module("keras.saving.serialization_lib").deserialize_keras_object(config)
+
+
+def compile_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns keyword arguments of `Model.compile` as this generation understands them."""
+    knows_auto = inspect.signature(keras.Model.compile).parameters["jit_compile"].default == "auto"
+    if options.get("jit_compile") == "auto" and not knows_auto:
+        # Keras 2 would treat the string as true and compile with XLA.
+        return {**options, "jit_compile": None}
+    return options
+
+
+def is_compiled(model: keras.Model) -> bool:
+    """Whether `compile()` was called on the model."""
+    return bool(model.compiled if IS_KERAS_3 else model._is_compiled)
+
+
+def steps_per_execution(model: keras.Model) -> int:
+    """Returns the model's `steps_per_execution`, which has been a public property of Keras 2 only since 2.15."""
+    public = IS_KERAS_3 or hasattr(keras.Model, "steps_per_execution")
+    value: Any = model.steps_per_execution if public else model._steps_per_execution
+    return 1 if value is None else int(value)
+
+
+def jit_compile(model: keras.Model) -> bool:
+    """Whether the model's steps are compiled with XLA. Keras has resolved "auto" by the time of this call."""
+    return bool(model.jit_compile)
+
+
+def tf_variable(variable: Variable) -> tf.Variable:
+    """Returns the `tf.Variable` behind a variable. Keras 3 wraps it in a class of its own."""
+    return variable if isinstance(variable, tf.Variable) else variable.value
+
+
+def variable_path(variable: Variable) -> str:
+    """Returns the name of a variable, after the names of the layers that it is part of: "dense/kernel"."""
+    return getattr(variable, "path", None) or variable.name.partition(":")[0]

@@ -1,0 +1,136 @@
+"""Optimizers: their variables, what they wrap, loss scales, and how gradients are handed to them.
+
+Keras 2 unscales the gradients of mixed precision before its optimizer is called, and Keras 3 within the call. Keras 2
+sums gradients over replicas before it clips them, and Keras 3 afterwards. Callers in the package always hold true
+gradients; the functions here translate.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+from customfit.compat.models import functional_class
+from customfit.compat.versions import IS_KERAS_3, keras, tf
+
+if TYPE_CHECKING:
+    from customfit.compat.models import Variable
+
+    Gradient = Optional[Union[tf.Tensor, tf.IndexedSlices]]
+
+# The class that `tf.is_tensor` checks for, and Keras 2 when it reads a learning rate. TensorFlow exports it for Keras.
+TensorType = tf.__internal__.types.Tensor
+
+
+def optimizer_variables(model: keras.Model) -> list[Variable]:
+    """Returns the variables of the model's optimizer: the iterations, the slots, the loss scale."""
+    return variables_of_optimizer(model.optimizer)
+
+
+def variables_of_optimizer(optimizer: Any) -> list[Variable]:
+    """Returns an optimizer's variables. In Keras 3 they include the moving average of the weights."""
+    variables: Any = getattr(optimizer, "variables", [])
+    return list(variables() if callable(variables) else variables)
+
+
+def optimizers_in(optimizer: Any) -> Iterator[Any]:
+    """Yields an optimizer and those that it wraps: a loss scale's, our groups', those of Keras's `MultiOptimizer`."""
+    if optimizer is not None:
+        yield optimizer
+        groups = [*getattr(optimizer, "groups", {}).values(), *getattr(optimizer, "optimizers", [])]
+        for inner in [getattr(optimizer, "inner_optimizer", None), *groups]:
+            yield from optimizers_in(inner)
+
+
+def optimizer_arguments(name: str) -> dict[str, Any]:
+    """Returns what a subclass without a learning rate passes to `keras.optimizers.Optimizer.__init__`."""
+    constructors = [inspect.signature(cls.__init__) for cls in keras.optimizers.Optimizer.__mro__[:-1]]
+    takes_rate = any("learning_rate" in constructor.parameters for constructor in constructors)
+    return {"name": name, "learning_rate": 0.0} if takes_rate else {"name": name}
+
+
+def build_optimizer(model: keras.Model) -> None:
+    """Makes the optimizer's variables before the first step, as `fit` of Keras 3 does.
+
+    A step whose first trace makes variables is traced twice. This is done only where all weights are sure to exist: in
+    a model that is made of layers and has been built.
+    """
+    optimizer: Any = getattr(model, "optimizer", None)
+    is_complete = isinstance(model, (functional_class(), keras.Sequential)) and model.built
+    if is_complete and not getattr(optimizer, "built", True):
+        with model.distribute_strategy.scope():
+            optimizer.build(model.trainable_variables)
+
+
+def gradient_of_loss(optimizer: Any, loss: tf.Tensor) -> tf.Tensor:
+    """Returns the `output_gradients` of a loss for the tape: ones, times the loss scale.
+
+    The gradients are then those of the scaled loss, to the bit, without another tensor in the tape.
+    """
+    ones = tf.ones_like(loss)
+    scale = getattr(optimizer, "scale_loss", None) or getattr(optimizer, "get_scaled_loss", None)
+    return scale(ones) if scale else ones
+
+
+def unscale_gradients(optimizer: Any, gradients: Sequence[Gradient]) -> list[Gradient]:
+    """Returns the true gradients, given those of a scaled loss."""
+    if hasattr(optimizer, "get_unscaled_gradients"):
+        return optimizer.get_unscaled_gradients(gradients)
+    scale = _scale_within_optimizer(optimizer)
+    return list(gradients) if scale is None else [_times(gradient, 1.0 / scale) for gradient in gradients]
+
+
+def apply_gradients(
+    optimizer: Any, gradients: Iterable[Gradient], variables: Iterable[Variable], reduced: bool
+) -> None:
+    """Calls `optimizer.apply_gradients` with true gradients.
+
+    Args:
+        optimizer: The optimizer. Keras 3's divides by its loss scale itself, Keras 2's does not.
+        gradients: The gradients, one for each variable.
+        variables: The variables.
+        reduced: Whether the gradients are already summed over all replicas. Keras 2 is told so. Keras 3 sums them
+            again, so each replica passes its share.
+    """
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    options = {}
+    if reduced and replicas > 1 and IS_KERAS_3:
+        gradients = [_times(gradient, 1.0 / replicas) for gradient in gradients]
+    elif reduced and replicas > 1:
+        options["experimental_aggregate_gradients"] = False
+    scale = _scale_within_optimizer(optimizer)
+    if scale is not None:
+        gradients = [_times(gradient, scale) for gradient in gradients]
+    optimizer.apply_gradients(zip(gradients, variables), **options)
+
+
+def has_dynamic_scale(optimizer: Any) -> bool:
+    """Whether the optimizer searches for the largest safe loss scale, and skips updates that are not finite."""
+    found_in = keras.optimizers if hasattr(keras.optimizers, "LossScaleOptimizer") else keras.mixed_precision
+    return isinstance(optimizer, found_in.LossScaleOptimizer) and bool(getattr(optimizer, "dynamic", True))
+
+
+def loss_scale(optimizer: Any) -> tf.Tensor | None:
+    """Returns the loss scale, or `None` if the optimizer has none."""
+    if hasattr(optimizer, "get_unscaled_gradients"):
+        return tf.convert_to_tensor(optimizer.loss_scale)
+    return _scale_within_optimizer(optimizer)
+
+
+def _scale_within_optimizer(optimizer: Any) -> tf.Tensor | None:
+    """Returns the scale by which a Keras 3 optimizer divides the gradients that it is given."""
+    if not hasattr(optimizer, "scale_loss"):
+        return None
+    one = tf.ones(())
+    scale = optimizer.scale_loss(one)
+    return None if scale is one else scale
+
+
+def _times(gradient: Gradient, factor: float | tf.Tensor) -> Gradient:
+    if gradient is None:
+        return None
+    if isinstance(gradient, tf.IndexedSlices):
+        values = gradient.values * tf.cast(factor, gradient.values.dtype)
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return gradient * tf.cast(factor, gradient.dtype)

@@ -1,0 +1,60 @@
+"""What a step does in one generation of Keras and not in another: the loss, its metric, and the state it changes.
+
+Keras 2 adds a batch's loss to the metric "loss" inside `compute_loss`; Keras 3 expects the step to do so, with a weight
+that has changed from release to release. On several replicas, Keras 3 needs its variables before the first step.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from customfit.compat.models import tf_variable
+from customfit.compat.versions import IS_KERAS_3, KERAS_VERSION, keras, tf
+
+
+def compute_loss(
+    model: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool
+) -> tf.Tensor | None:
+    """Calls `model.compute_loss`, with `training` if the method takes it: Keras's own does since 3.4."""
+    arguments = dict(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight)
+    if "training" in inspect.signature(model.compute_loss).parameters:
+        arguments["training"] = training
+    loss: Any = model.compute_loss(**arguments)
+    if loss is None and training:
+        raise ValueError(
+            "There must be a loss to minimise: pass `loss=` to `compile()`, call `add_loss()`, or override "
+            "`compute_loss()`. Received: no loss."
+        )
+    return loss
+
+
+def track_loss(model: keras.Model, loss: tf.Tensor | None, x: Any) -> None:
+    """Adds the batch's loss to the metric "loss", as a step must in Keras 3; Keras 2 does so in `compute_loss`."""
+    tracker = next((metric for metric in model.metrics if metric.name == "loss"), None) if IS_KERAS_3 else None
+    if tracker is None:
+        return
+    if KERAS_VERSION >= (3, 8):  # since 3.8, `compute_loss` divides by the number of replicas
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        loss = loss * replicas if replicas > 1 else loss
+    if KERAS_VERSION < (3, 2):
+        tracker.update_state(loss)
+    else:
+        first = next(leaf for leaf in tf.nest.flatten(x) if leaf is not None)
+        tracker.update_state(loss, sample_weight=tf.shape(first)[0])
+
+
+def step_state(model: keras.Model) -> list[tf.Variable]:
+    """Returns what a step changes besides the trained weights: moving averages, metrics, random seeds."""
+    trainable = {id(variable) for variable in model.trainable_variables}
+    variables = [variable for variable in model.variables if id(variable) not in trainable]
+    variables += [variable for metric in model.metrics for variable in metric.variables]
+    native = [tf_variable(variable) for variable in variables]
+    return list({id(variable): variable for variable in native}.values())
+
+
+def build_on_replicas(model: keras.Model, spec: Any) -> None:
+    """Makes the variables that a step on several replicas needs, as `fit` of Keras 3 does before its first step."""
+    if hasattr(keras.Model, "_symbolic_build"):
+        with model.distribute_strategy.scope():
+            model._symbolic_build(data_batch=spec)
