@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -21,7 +21,7 @@ def as_count(name: str, value: object, least: int = 1) -> int:
 
     Args:
         name: The argument's name, for the error.
-        value: What the user gave: an `int`, a NumPy integer, or an array or tensor that holds a single one.
+        value: What the user gave: an `int`, a NumPy integer, or an array or tensor without axes that holds one.
         least: The smallest value allowed.
 
     Raises:
@@ -29,14 +29,21 @@ def as_count(name: str, value: object, least: int = 1) -> int:
     """
     if not is_count(value, least):
         what = "a positive integer" if least == 1 else f"an integer, {least} or more"
-        raise ValueError(f"`{name}` must be {what}. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be {what}. Received: {name}={_plain(value)!r}")
     return _integer(value)
 
 
 def _integer(value: Any) -> int:
-    if isinstance(value, bool) or getattr(getattr(value, "dtype", None), "name", None) in ("bool", "bool_"):
+    value = _plain(value)
+    if isinstance(value, bool):
         raise TypeError("a bool")
     return operator.index(value)
+
+
+def _plain(value: Any) -> Any:
+    """What a tensor or array without axes holds, as Python writes it. Anything else is returned as it is."""
+    value = value.numpy() if callable(getattr(value, "numpy", None)) else value
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
 def listed(callbacks: Any) -> list:
@@ -48,3 +55,20 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'batch_size'?`, or an empty string where nothing comes close."""
     similar = difflib.get_close_matches(name, sorted(known), n=1)
     return f" Did you mean {similar[0]!r}?" if similar else ""
+
+
+def refuse_unknown(call: str, unknown: Iterable[str], known: Iterable[str], replaced: Mapping[str, str]) -> None:
+    """Refuses keyword arguments that a call does not have.
+
+    Args:
+        call: The name of the method.
+        unknown: The names that it was given and does not have.
+        known: The names that it has.
+        replaced: What to write instead of names that it once had.
+
+    Raises:
+        TypeError: If there is an unknown one. It says what was probably meant.
+    """
+    for name in unknown:
+        hint = f" Use `{replaced[name]}`." if name in replaced else did_you_mean(name, known)
+        raise TypeError(f"{call}() got an unexpected keyword argument {name!r}.{hint}")

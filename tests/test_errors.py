@@ -50,7 +50,7 @@ def untouched(model):
             {"x": X, "y": Y, "early_stopping": {"monitor": "val_loss"}},
             r"no validation data. Received: monitor='val_loss'",
         ),
-        ({"x": X, "y": Y, "log_every": 0}, r"`log_every` must be a positive number of steps"),
+        ({"x": X, "y": Y, "log_every": 0}, r"`log_every` must be a positive integer. Received: log_every=0"),
     ],
 )
 def test_wrong_arguments(model, arguments, message):

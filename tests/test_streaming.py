@@ -59,13 +59,14 @@ def test_what_is_on_the_device_already_stays_there(monkeypatch):
     assert type(place_rows((tf.constant(X), Y), 16, 0.5)) is ResidentRows
 
 
-def test_the_share_is_an_argument_of_custom_fit_and_streaming_is_said_once(caplog):
+def test_the_share_is_an_option_of_the_source_and_streaming_is_said_once(caplog):
     with caplog.at_level(logging.WARNING, "customfit"):
-        ours = train(models.dropout, "custom_fit", {"x": X, "y": Y, "resident_share": 0.0})
+        source = ArraySource(X, Y, batch_size=16, resident_share=0.0)
+        ours = train(models.dropout, "custom_fit", {"x": source, "batch_size": None, "shuffle": True})
     assert caplog.text.count("are streamed to it") == 1
     assert_equal(ours, train(models.dropout, "fit", {"x": X, "y": Y}, base=keras.Model))
     with pytest.raises(ValueError, match="`resident_share` must be between 0 and 1. Received: resident_share=2"):
-        ours[0].custom_fit(X, Y, resident_share=2)
+        ArraySource(X, Y, resident_share=2)
 
 
 def test_free_memory_is_known_here():

@@ -7,7 +7,7 @@ import numbers
 import warnings
 from typing import Any, Callable
 
-from customfit.arguments import is_count
+from customfit.arguments import as_count, is_count
 from customfit.compat import keras
 
 _LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "mape", "msle", "rmse", "crossentropy", "perplexity", "divergence")
@@ -81,8 +81,6 @@ class EarlyStopping(keras.callbacks.Callback):
     ):
         super().__init__()
         _require(monitor is None or isinstance(monitor, str), "monitor", "the name of a metric", monitor)
-        _require(is_count(patience, 0), "patience", "a number of epochs, 0 or more", patience)
-        _require(is_count(start_from_epoch, 0), "start_from_epoch", "a number of epochs, 0 or more", start_from_epoch)
         _require(_is_number(min_delta), "min_delta", "a number", min_delta)
         _require(mode in ("auto", "min", "max"), "mode", '"auto", "min" or "max"', mode)
         for name, value in dict(
@@ -91,12 +89,12 @@ class EarlyStopping(keras.callbacks.Callback):
             _require(value is None or _is_number(value), name, "a number", value)
         self.monitor: Any = monitor
         self.monitor_is_default = monitor is None
-        self.patience = patience
+        self.patience = as_count("patience", patience, 0)
         self.min_delta = abs(min_delta)
         self.mode = mode
         self.baseline = baseline
         self.restore_best_weights = restore_best_weights
-        self.start_from_epoch = start_from_epoch
+        self.start_from_epoch = as_count("start_from_epoch", start_from_epoch, 0)
         self.stopping_threshold = stopping_threshold
         self.divergence_threshold = divergence_threshold
         self.check_finite = check_finite

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
+from customfit.arguments import as_count
 from customfit.compat import keras
 
 
@@ -23,9 +24,7 @@ class LogEvery(keras.callbacks.Callback):
 
     def __init__(self, steps: int, print_fn: Callable[[str], Any] = print):
         super().__init__()
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"`log_every` must be a positive number of steps. Received: log_every={steps!r}")
-        self.steps = steps
+        self.steps = as_count("log_every", steps)
         self.print_fn = print_fn
         self._earlier = 0  # steps of the epochs before this one
         self._seen = 0  # steps of this epoch

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Callable
+from collections.abc import Iterator, Mapping
+from typing import Any, Callable
 
 from customfit import compat
+from customfit.arguments import as_count
 from customfit.compat import keras, tf
 from customfit.data.placement import nbytes, place_rows
-from customfit.data.rows import count_rows
-from customfit.data.source import Block, warn_of_short_epoch
+from customfit.data.rows import are_rows, as_rows, count_rows
+from customfit.data.source import BatchSpec, Block, warn_of_short_epoch
 
 DEFAULT_BATCH_SIZE = 32
+Arrays = Any  # an array or tensor of shape `(rows, ...)`, or nested tuples, lists and dicts of them
 
 
 class ArraySource:
@@ -26,30 +28,43 @@ class ArraySource:
         y: Targets, likewise, or `None`.
         sample_weight: Weights, likewise, or `None`.
         batch_size: Rows in a batch; the last batch of a pass over the data may have fewer. Defaults to what makes
-            `steps_per_epoch` of them, else to 32.
-        shuffle: Whether the order is drawn anew for each pass. With `"batch"`, rows stay within their batch.
-        steps_per_epoch: Steps in an epoch. With fewer than the data has, the next epoch goes on where this one ends.
-        epochs: How many epochs will be asked for.
-        resident_share: Of the device's free memory, how much the arrays may take to live there. If they need more,
-            they are streamed. Defaults to 0.5.
+            `steps_per_epoch` batches of the rows, or to 32.
+        shuffle: Whether each pass has a new order. With `"batch"`, rows stay within their batch.
+        steps_per_epoch: Steps in an epoch. With fewer than the data has, the next epoch continues where this one ends.
+        epochs: On Keras 2, how many passes over the data there are for all epochs together, as in its `fit`. Defaults
+            to as many as are asked for.
+        resident_share: The share of the device's free memory that the arrays may take. If they need more, they are
+            streamed. Defaults to 0.5.
+
+    Raises:
+        ValueError: If an argument is wrong, or the arrays have no rows or not the same number of them.
+
+    Example:
+
+    >>> model.custom_fit(ArraySource(x, y, batch_size=64, shuffle=True, resident_share=0.9), epochs=10)
     """
 
     def __init__(
         self,
-        x,
-        y=None,
-        sample_weight=None,
+        x: Arrays,
+        y: Arrays = None,
+        sample_weight: Arrays = None,
         *,
-        batch_size=None,
-        shuffle=False,
-        steps_per_epoch=None,
-        epochs=1,
-        resident_share=0.5,
+        batch_size: int | None = None,
+        shuffle: bool | str = False,
+        steps_per_epoch: int | None = None,
+        epochs: int | None = None,
+        resident_share: float = 0.5,
     ):
+        x, y, sample_weight = as_rows(x), as_rows(y), as_rows(sample_weight)
+        if not are_rows(x, y, sample_weight):
+            raise ValueError(f"`x`, `y` and `sample_weight` must be arrays or tensors. Received: x of type {type(x)}")
         self.rows = count_rows(x=x, y=y, sample_weight=sample_weight)
+        if steps_per_epoch is not None:
+            steps_per_epoch = as_count("steps_per_epoch", steps_per_epoch)
         if batch_size is None:
             batch_size = math.ceil(self.rows / steps_per_epoch) if steps_per_epoch else DEFAULT_BATCH_SIZE
-        self.batch_size = int(batch_size)
+        self.batch_size = as_count("batch_size", batch_size)
         self._pass_steps = math.ceil(self.rows / self.batch_size)
         self.steps = steps_per_epoch or self._pass_steps
         if sample_weight is not None and tf.nest.is_nested(y) and not tf.nest.is_nested(sample_weight):
@@ -61,14 +76,14 @@ class ArraySource:
         self._orders: Iterator[tf.Tensor] | None = None  # made by the first pass: the seed may come from a checkpoint
         self._drawn = 0  # orders
         self._begin = 0  # the step of the epoch with which the next blocks begin
-        # What becomes of an epoch that is longer than what is left of a pass over the data differs, as in `fit`:
-        # Keras 2 goes through `epochs` passes as one stream, Keras 3 ends the epoch.
-        self._streams = compat.streams_epochs()
-        self._passes = epochs if self._streams else math.inf
+        # An epoch that is longer than what is left of a pass differs by generation, as in `fit`: Keras 2 reads
+        # `epochs` passes as one stream, Keras 3 ends the epoch.
+        self._streams = compat.epochs_share_iterator()
+        self._passes = math.inf if epochs is None or not self._streams else epochs
         self.restart()
 
     def restart(self) -> None:
-        """Has the next epoch begin with the first batch of a pass, whatever was left of the last one."""
+        """Starts over: the next epoch begins with the first batch of a pass."""
         self._next = self._pass_steps  # the next step within the current pass
         self._passes_left = self._passes
 
@@ -77,7 +92,7 @@ class ArraySource:
         return self._passes_left > 0 or self._next < self._pass_steps
 
     def blocks(self, size: Callable[[int], int]) -> Iterator[Block]:
-        """The next epoch's steps, in blocks of at most `size(step)` that cross no end of a pass over the data."""
+        """Yields the next epoch's steps, in blocks of at most `size(step)` that stay within a pass over the data."""
         begin, self._begin = self._begin, 0
         while begin < self.steps:
             if self._next == self._pass_steps:
@@ -98,12 +113,12 @@ class ArraySource:
     # ------------------------------------------------------------------------------------------------- to resume
 
     @property
-    def element_spec(self):
+    def element_spec(self) -> BatchSpec:
         """The spec of a batch."""
         return self._data.element_spec
 
-    def describe(self) -> dict:
-        """What it must have in common with the source of a checkpoint."""
+    def describe(self) -> dict[str, object]:
+        """Returns what it must have in common with the source of a checkpoint."""
         return {
             "rows": self.rows,
             "batch_size": self.batch_size,
@@ -113,17 +128,17 @@ class ArraySource:
             "checksum of rows": self._data.checksum(),
         }
 
-    def position(self) -> dict:
-        """How many orders were drawn, and the next step within the current pass."""
+    def position(self) -> dict[str, int]:
+        """Returns how many orders were drawn, and the next step within the current pass."""
         return {"orders": self._drawn, "next": self._next}
 
     def save_iterator(self, path: str) -> bool:
-        """There is nothing to write."""
+        """Writes nothing: `position` says it all."""
         del path
         return False
 
-    def seek(self, position: dict, step: int, iterator_path: str | None) -> None:
-        """Draws the orders again up to the current one, and takes up the pass where it was."""
+    def seek(self, position: Mapping[str, int], step: int, iterator_path: str | None) -> None:
+        """Draws the orders again up to the current one, and continues the pass where it was."""
         del iterator_path
         for _ in range(position["orders"]):
             order = self._draw_order()
@@ -132,7 +147,7 @@ class ArraySource:
             self._data.start(order)
 
     def skip_passes(self, passes: int) -> None:
-        """Draws the orders of so many passes, each begun by `restart`."""
+        """Goes to where so many passes have been made, each begun by `restart`, by drawing their orders."""
         for _ in range(passes * (math.ceil(self.steps / self._pass_steps) if self._streams else 1)):
             self._draw_order()
         self.restart()
@@ -146,11 +161,11 @@ class ArraySource:
 
 
 def _orders(rows: int, batch_size: int, shuffle: bool | str) -> Iterator[tf.Tensor]:
-    """The order of the rows in each pass.
+    """Returns an iterator of the order of the rows in each pass.
 
-    Under a global seed an op inside a tf.data map draws the same numbers whatever was drawn eagerly before: so the
-    orders are those that `fit` of Keras 2 draws in a map of its own. With `shuffle="batch"` they are those of Keras 3
-    in its first epoch, since Keras 2 shuffles inputs and targets apart from each other there.
+    Under a global seed, an op inside a `tf.data` map draws the same numbers whatever was drawn eagerly before. So the
+    orders are those that `fit` of Keras 2 draws in its own map. With `shuffle="batch"` they are those of Keras 3 in its
+    first epoch, because Keras 2 shuffles inputs and targets independently there.
     """
     if shuffle == "batch":
         batches = tf.data.Dataset.range(rows).batch(batch_size).repeat().map(tf.random.shuffle)

@@ -128,7 +128,7 @@ class DatasetSource:
 
     def _goes_on(self) -> bool:
         """Whether the data is one stream through all epochs, after which training stops."""
-        return self._data.spans_epochs and compat.streams_epochs()
+        return self._data.spans_epochs and compat.epochs_share_iterator()
 
     def _start(self) -> None:
         self._fresh = True
@@ -152,7 +152,7 @@ class DatasetSource:
         if self.steps is None:
             self.steps = seen
             return
-        self._spent = not self._restarts or compat.streams_epochs()
+        self._spent = not self._restarts or compat.epochs_share_iterator()
         warn_of_short_epoch(seen, self.steps)
 
     # ------------------------------------------------------------------------------------------------- to resume
@@ -210,7 +210,7 @@ class DatasetSource:
 
     def _passes_left(self, epochs: int) -> int:
         """How many iterators come after this one, as far as they can be made in advance: each takes memory."""
-        if self._data.spans_epochs and compat.streams_epochs():
+        if self._data.spans_epochs and compat.epochs_share_iterator():
             return 0
         left = max(0, self._epochs_wanted - epochs - 1)
         if left > MOST_ITERATORS:
@@ -303,12 +303,16 @@ class NextBatch(Fetch):
         return [array.concat() for array in arrays], sizes.stack()
 
 
-def check_dataset(dataset: tf.data.Dataset, steps: int | None) -> None:
-    """Refuses a dataset that has no batch, or no end and no `steps` to an epoch."""
+def check_dataset(dataset: tf.data.Dataset, steps: int | None, name: str = "steps_per_epoch") -> None:
+    """Refuses a dataset that has no batch, or no end and no `steps` to an epoch.
+
+    Args:
+        dataset: The dataset.
+        steps: Steps in an epoch.
+        name: The argument that says so.
+    """
     cardinality = compat.cardinality(dataset)
     if cardinality == 0:
         raise ValueError("The dataset must have at least one batch. Received: a dataset of cardinality 0")
     if cardinality == tf.data.INFINITE_CARDINALITY and steps is None:
-        raise ValueError(
-            "`steps_per_epoch` must be given for a dataset that repeats without end. Received: steps_per_epoch=None"
-        )
+        raise ValueError(f"`{name}` must be given for a dataset that repeats without end. Received: {name}=None")

@@ -453,7 +453,7 @@ def test_shuffle_within_batches():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (lambda: {"x": Loader(), "y": Y}, "`y` must be part of the batches.* Received: x of type Loader"),
+        (lambda: {"x": Loader(), "y": Y}, "put the targets in each batch, not in `y`. Received: x of type Loader"),
         (lambda: {"x": Batches(), "y": Y}, "y"),
         (lambda: {"x": batches(), "y": Y}, "y"),
         (
