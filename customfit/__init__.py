@@ -3,17 +3,26 @@
 from customfit import callbacks, clipping, data, debug, testing
 from customfit._version import __version__
 from customfit.callbacks import EarlyStopping
-from customfit.gradients import NonFiniteError, OptimizerGroups
+from customfit.checkpoint import CheckpointError, Checkpoints
+from customfit.every import Every
+from customfit.gradients import AdaptiveClip, NonFinite, NonFiniteError, OptimizerGroups
 from customfit.models import CustomTrainMixin, CustomTrainModel, CustomTrainSequential
-from customfit.training import TrainingSession
+from customfit.training import DryRun, Plan, TrainingSession
 
 __all__ = [
+    "AdaptiveClip",
+    "CheckpointError",
+    "Checkpoints",
     "CustomTrainMixin",
     "CustomTrainModel",
     "CustomTrainSequential",
+    "DryRun",
     "EarlyStopping",
+    "Every",
+    "NonFinite",
     "NonFiniteError",
     "OptimizerGroups",
+    "Plan",
     "TrainingSession",
     "__version__",
     "callbacks",

@@ -1,4 +1,4 @@
-"""Values into files and back: JSON for what it can hold, TensorFlow's checkpoint format for arrays. Never pickle."""
+"""Values to files and back: JSON for what it can hold, TensorFlow's checkpoint format for arrays. Never pickle."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from customfit.compat import tf
+
+JSON = Any  # what JSON can hold: `None`, bools, numbers, strings, and lists and dicts of such
 
 
 def pack(value: Any, name: str, tensors: dict[str, Any]) -> Any:

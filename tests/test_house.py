@@ -15,15 +15,16 @@ PACKAGE = ROOT / "customfit"
 # may import from those that come after it.
 ROOMS = {
     "__init__": "",
-    "models": "model mixin",
+    "models": "model mixin fitting overrides opening compiling steps",
     "testing": "parity resume",
-    "training": "loop session checkpointing plan dry_run validation evaluation hooks limits signals",
+    "training": "loop session pauses checkpointing plan dry_run validation evaluation hooks limits signals stop progress observers",
     "debug clipping": "",
     "gradients": "pipeline nonfinite step_dump metrics accumulation optimizers clipping layers",
-    "checkpoint": "checkpointer fingerprint training_state store lock",
-    "execution": "compiled_step xla graph random_ops pace sharding snapshot replicas",
+    "checkpoint": "checkpointer checkpoints fingerprint training_state variables random_state store lock",
+    "execution": "compiled_step xla graph random_ops pace sharding snapshot replicas trainable",
     "callbacks": "gradient_events gradient_health throughput log_every early_stopping",
     "data": "make first datasets iterables arrays placement rows source",
+    "_show_versions": "",
     "serialization": "",
     "every": "",
     "arguments": "",
@@ -101,7 +102,7 @@ def test_a_module_is_one_idea(path):
     assert lines <= LONG.get(str(path.relative_to(PACKAGE)), 400)
 
 
-LONG = {"training/session.py": 530, "models/mixin.py": 570}
+LONG: dict = {}
 
 
 def test_few_modules_lie_flat():
@@ -126,7 +127,7 @@ def test_nothing_private_and_no_version_outside_compat(path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
             owner = ast.unparse(node.value)
-            assert owner in ("self", "cls", "_KeepsItsBases") or node.attr in ALLOWED, f"{owner}.{node.attr}"
+            assert owner in ("self", "cls", "ModelType") or node.attr in ALLOWED, f"{owner}.{node.attr}"
 
 
 def test_the_loop_fits_on_one_screen():

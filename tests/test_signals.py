@@ -9,6 +9,8 @@ import pytest
 
 from customfit import CustomTrainModel, TrainingSession
 from customfit.compat import keras
+from customfit.data import ArraySource
+from customfit.training import run_epochs
 from customfit.training.signals import SignalHandlers
 from tests.parity import models
 
@@ -89,10 +91,16 @@ def test_sigterm_returns_the_history_and_says_so(model):
         np.testing.assert_array_equal(mine, other)  # the best weights are back
 
 
+def run(model, **options):
+    """A run that exits with SIGTERM's code, as a service manager expects it."""
+    data = ArraySource(X, Y)
+    return run_epochs(TrainingSession(model, steps_per_epoch=data.steps, verbose=0, on_sigterm="exit", **options), data)
+
+
 def test_sigterm_exits_where_the_caller_wants_that(model):
     sends = Sends(signal.SIGTERM)
     with pytest.raises(SystemExit) as exit_:
-        model.custom_fit(X, Y, epochs=9, verbose=0, callbacks=[sends], on_sigterm="exit")
+        run(model, epochs=9, callbacks=[sends])
     assert exit_.value.code == 143
     assert sends.calls[-1] == "end"
 
@@ -121,7 +129,7 @@ def test_sigterm_in_the_last_moment_is_not_lost(model):
     late = keras.callbacks.LambdaCallback(on_train_end=lambda logs: os.kill(os.getpid(), signal.SIGTERM))
     assert model.custom_fit(X, Y, epochs=2, verbose=0, callbacks=[late]).stop_reason == "SIGTERM"
     with pytest.raises(SystemExit):
-        model.custom_fit(X, Y, epochs=2, verbose=0, callbacks=[late], on_sigterm="exit")
+        run(model, epochs=2, callbacks=[late])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from customfit import CustomTrainModel, EarlyStopping
+from customfit import CustomTrainModel, EarlyStopping, Every
 from customfit.compat import keras
 from tests.parity import models
 from tests.parity.compare import assert_equal, train
@@ -14,10 +14,10 @@ ROWS = {"x": X, "y": Y, "validation_data": (V, W)}
 supports = pytest.mark.supports
 
 
-@supports("Validation", "`validation_interval`: every so many steps, inside an epoch", fit="no")
+@supports("Validation", "`validation_freq=Every(steps=)`: within an epoch", fit="no")
 @pytest.mark.parametrize("build", [models.dropout, models.batch_norm])
 def test_training_and_its_metrics_are_those_of_a_run_without_validation(build):
-    ours = train(build, "custom_fit", {**ROWS, "validation_interval": 3})
+    ours = train(build, "custom_fit", {**ROWS, "validation_freq": Every(steps=3)})
     theirs = train(build, "fit", {"x": X, "y": Y}, base=keras.Model)
     logs = ours[1].history
     ours[1].history = {name: values for name, values in logs.items() if not name.startswith("val_")}
@@ -25,7 +25,7 @@ def test_training_and_its_metrics_are_those_of_a_run_without_validation(build):
 
 
 def test_each_pass_is_what_evaluate_gives_after_so_many_steps():
-    _, history = train(models.dropout, "custom_fit", {**ROWS, "validation_interval": 3})
+    _, history = train(models.dropout, "custom_fit", {**ROWS, "validation_freq": Every(steps=3)})
     assert [(entry["step"], entry["epoch"]) for entry in history.validation] == [(3, 0), (6, 1), (9, 2), (12, 2)]
     for entry in history.validation:
         model, _ = train(models.dropout, "custom_fit", {"x": X, "y": Y, "max_steps": entry["step"]})
@@ -43,7 +43,13 @@ def test_callbacks_and_early_stopping_hear_of_each_pass_with_its_step():
             heard.append((step, logs["val_loss"]))
 
     stopping = EarlyStopping("val_loss", mode="max", patience=2, verbose=0)  # the loss falls: step 2 stays the best
-    stopped = {**ROWS, "validation_interval": 2, "callbacks": [Hears()], "early_stopping": stopping, "epochs": 9}
+    stopped = {
+        **ROWS,
+        "validation_freq": Every(steps=2),
+        "callbacks": [Hears()],
+        "early_stopping": stopping,
+        "epochs": 9,
+    }
     model, history = train(models.dense, "custom_fit", stopped)
     assert heard == [(entry["step"], entry["val_loss"]) for entry in history.validation]
     assert [step for step, _ in heard] == [2, 4, 6]
@@ -57,19 +63,16 @@ def test_callbacks_and_early_stopping_hear_of_each_pass_with_its_step():
 
 def test_it_holds_beside_a_callback_that_hears_steps():
     listener = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None)
-    _, history = train(models.dense, "custom_fit", {**ROWS, "validation_interval": 3, "callbacks": [listener]})
+    _, history = train(models.dense, "custom_fit", {**ROWS, "validation_freq": Every(steps=3), "callbacks": [listener]})
     assert [entry["step"] for entry in history.validation] == [3, 6, 9, 12]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"validation_interval": 0, "validation_data": (V, W)}, "`validation_interval` must be a positive number"),
-        ({"validation_interval": 2}, "`validation_interval` must come with validation data"),
-        (
-            {"validation_interval": 2, "validation_freq": 2, "validation_data": (V, W)},
-            "At most one of `validation_interval` and `validation_freq` may be set",
-        ),
+        ({"validation_freq": 0, "validation_data": (V, W)}, "`validation_freq` must be a positive integer"),
+        ({"validation_freq": 2.5, "validation_data": (V, W)}, "`validation_freq` must be a positive integer"),
+        ({"validation_freq": Every(steps=2)}, r"`validation_freq=Every\(steps=2\)` needs validation data"),
     ],
 )
 def test_wrong_options(arguments, message):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from customfit import compat
-from customfit.checkpoint.training_state import optimizers_of
+from customfit.checkpoint.variables import optimizers_of
 from customfit.compat import keras
 from customfit.serialization import as_json
 

@@ -6,35 +6,11 @@ from typing import Any
 
 from customfit import compat
 from customfit.compat import keras
-from customfit.models.mixin import CustomTrainMixin
-
-
-class _KeepsItsBases(type(keras.Model)):  # type: ignore[misc]
-    """Keeps `CustomTrainModel` fit for every use in one process.
-
-    When a class is used as a functional model, Keras puts `Functional` in the place of `Model` among the bases of the
-    class and of every class above it, the highest first. Done to a class that others share, this would break those that
-    define `call()`. So `CustomTrainModel` keeps its bases, and the class below it gets `CustomTrainFunctional` in its
-    place. (Keras 2 also assigns bases that do not change: only the ones that follow a `Functional` count.)
-    """
-
-    _functional_wanted = False
-
-    def __setattr__(cls, name: str, value: Any) -> None:
-        if name != "__bases__":
-            super().__setattr__(name, value)
-        elif cls is CustomTrainModel:
-            if compat.functional_class() in value:
-                _KeepsItsBases._functional_wanted = True
-        else:
-            if _KeepsItsBases._functional_wanted:
-                value = tuple(CustomTrainFunctional if base is CustomTrainModel else base for base in value)
-                _KeepsItsBases._functional_wanted = False
-            super().__setattr__(name, value)
+from customfit.models.mixin import CustomTrainMixin, ModelType
 
 
 @compat.register_keras_serializable
-class CustomTrainModel(CustomTrainMixin, keras.Model, metaclass=_KeepsItsBases):
+class CustomTrainModel(CustomTrainMixin, keras.Model):
     """A `keras.Model` that trains with `fit()`, with `custom_fit()`, or with a loop of yours, to the same numbers.
 
     Use it as you use `keras.Model`: `CustomTrainModel(inputs, outputs)`, or subclass it and write `call()`.
@@ -64,7 +40,7 @@ class CustomTrainModel(CustomTrainMixin, keras.Model, metaclass=_KeepsItsBases):
             A `CustomTrainModel` (or of the class that this is called on) of the same layers, to be compiled.
 
         Raises:
-            TypeError: If the model is subclassed: then its class takes `CustomTrainMixin` as a base.
+            TypeError: If the model is subclassed. Then write `class Mine(Theirs, CustomTrainModel)`.
             ValueError: If the model is not built.
 
         Example:
@@ -74,25 +50,31 @@ class CustomTrainModel(CustomTrainMixin, keras.Model, metaclass=_KeepsItsBases):
         functional_or_sequential: Any = (compat.functional_class(), keras.Sequential)
         if not isinstance(model, functional_or_sequential):
             raise TypeError(
-                "The model must be functional or Sequential. A subclassed model gets the loop by its class: "
-                f"`class {type(model).__name__}(CustomTrainMixin, keras.Model)`. Received: a {type(model).__name__}"
+                "The model must be functional or Sequential. A subclassed model gets the loop from its class: "
+                f"`class Mine({type(model).__name__}, CustomTrainModel)`. Received: a {type(model).__name__}"
             )
         if not model.built or not model.inputs:
             raise ValueError(
-                "The model must be built: give it a `keras.Input`, or call it on a batch. Received: a model that is not"
+                "The model must be built: give it a `keras.Input`, or call it on a batch. Received: an unbuilt model"
             )
         sequential = isinstance(model, keras.Sequential)
         inputs, outputs = (model.inputs, model.outputs) if sequential else (model.input, model.output)
         return cls(inputs, outputs, name=model.name)
 
 
+ModelType.shared = CustomTrainModel
+
+
 @compat.register_keras_serializable
 class CustomTrainFunctional(CustomTrainModel, compat.functional_class()):  # type: ignore[misc]
-    """What `CustomTrainModel(inputs, outputs)` makes."""
+    """What `CustomTrainModel(inputs, outputs)` returns."""
+
+
+ModelType.functional = CustomTrainFunctional
 
 
 @compat.register_keras_serializable
-class CustomTrainSequential(CustomTrainMixin, keras.Sequential):
+class CustomTrainSequential(keras.Sequential, CustomTrainModel):
     """A `keras.Sequential` with the training step and loop of `CustomTrainModel`.
 
     Example:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import math
 import os
 import random
 import signal
@@ -17,9 +18,9 @@ from typing import Any, Callable
 
 import numpy as np
 
-from customfit.checkpoint import CheckpointStore, variables_of
+from customfit.checkpoint import variables_of
 from customfit.serialization import pack, read_tensors, unpack, write_tensors
-from customfit.training import TrainingSession
+from customfit.training import observers
 
 MOMENTS = ("step", "writing", "pruning", "validating")
 _CHILD = "import sys; from customfit.testing.resume import child; child(*sys.argv[1:])"
@@ -63,7 +64,7 @@ def check_resume(
     its name and older ones are about to go, or within validation.
 
     Args:
-        train_fn: Trains and returns `(model, history)`. It is given the directory to pass on as `checkpoint_dir`. A
+        train_fn: Trains and returns `(model, history)`. It is given the directory to pass on as `checkpoint`. A
             function of a module or script, since another process has to find it by its name.
         kill_at: The steps after which to kill, rising, or each with another of `MOMENTS`: `(step, "validating")`;
             `None`: at random.
@@ -81,10 +82,10 @@ def check_resume(
     Example:
 
     ```python
-    def train(checkpoint_dir):
+    def train(checkpoint):
         keras.utils.set_random_seed(1)
         model = build_my_model()
-        return model, model.custom_fit(x, y, epochs=3, checkpoint_dir=checkpoint_dir, checkpoint_interval=10)
+        return model, model.custom_fit(x, y, epochs=3, checkpoint=Checkpoints(checkpoint, every=Every(steps=10)))
 
 
     def test_it_can_be_killed():
@@ -126,67 +127,44 @@ def check_resume(
 # ------------------------------------------------------------------------------------------------ the other process
 
 
-def child(
-    path: str, name: str, checkpoint_dir: str, result: str, kill_step: str = "0", kill_moment: str = "step"
-) -> None:
+def child(path: str, name: str, checkpoint: str, result: str, kill_step: str = "0", kill_moment: str = "step") -> None:
     """What a process of `check_resume` does: trains, kills itself where it was told to, else writes what it has."""
     train_fn = _find(path, name)
-    seen = _kill_after(int(kill_step), kill_moment)
-    model, history = train_fn(checkpoint_dir)
+    killer = _Killer(int(kill_step), kill_moment)
+    observers.append(killer)
+    model, history = train_fn(checkpoint)
     tensors: dict[str, Any] = {f"variable/{name}": variable for name, variable in variables_of(model).items()}
     logs = {"epoch": history.epoch, **history.history, "validation": getattr(history, "validation", [])}
-    record = {"logs": pack(logs, "logs", tensors), "names": list(variables_of(model)), **seen}
+    record = {"logs": pack(logs, "logs", tensors), "names": list(variables_of(model)), **killer.seen}
     write_tensors(Path(result + ".tensors"), tensors)
     Path(result).write_text(json.dumps(record))
 
 
-def _kill_after(step: int, moment: str) -> dict[str, int]:
-    """Has this process kill itself at a moment after a step. Returns how many steps there were, all and validated."""
-    seen = {"steps": 0, "validated": 0}
-    plain: dict[str, Callable] = {}
+class _Killer:
+    """Kills its process at a moment after a step; counts the steps, all and validated.
 
-    def kill_if(now: str, steps: int) -> None:
-        if step and moment == now and steps >= step:
+    Args:
+        step: After which step; 0: never.
+        moment: At which of `MOMENTS`.
+    """
+
+    def __init__(self, step: int, moment: str):
+        self._step = step
+        self._moment = moment
+        self.seen = {"steps": 0, "validated": 0}
+
+    def steps_until_due(self, total_steps: int) -> float:
+        """A block ends at the step after which to kill."""
+        left = self._step - total_steps
+        return left if left > 0 else math.inf
+
+    def on_moment(self, moment: str, total_steps: int) -> None:
+        """Notes how far training is, and kills the process if this is the moment."""
+        self.seen["steps"] = max(self.seen["steps"], total_steps)
+        if moment == "validating":
+            self.seen["validated"] = total_steps
+        if self._step and moment == self._moment and total_steps >= self._step:
             os.kill(os.getpid(), signal.SIGKILL)
-
-    def train_block(session: TrainingSession, block: Any) -> Any:
-        logs = plain["train_block"](session, block)
-        seen["steps"] = session.total_steps
-        kill_if("step", session.total_steps)
-        return logs
-
-    def block_size(session: TrainingSession, begin: int) -> int:
-        left = step - session.total_steps
-        size = plain["block_size"](session, begin)
-        return min(size, left) if left > 0 else size
-
-    def between_validation_steps(session: TrainingSession) -> None:
-        seen["validated"] = session.total_steps
-        kill_if("validating", session.total_steps)
-        plain["_between_validation_steps"](session)
-
-    def write(store: CheckpointStore, fill: Callable[[Path], dict]) -> Path:
-        def filled(folder: Path) -> dict:
-            record = fill(folder)
-            kill_if("writing", record["at"]["total_steps"])
-            return record
-
-        return plain["write"](store, filled)
-
-    def prune(store: CheckpointStore, run: str) -> None:
-        kill_if("pruning", seen["steps"])
-        plain["prune"](store, run)
-
-    for owner, name, replacement in (
-        (TrainingSession, "train_block", train_block),
-        (TrainingSession, "block_size", block_size),
-        (TrainingSession, "_between_validation_steps", between_validation_steps),
-        (CheckpointStore, "write", write),
-        (CheckpointStore, "prune", prune),
-    ):
-        plain[name] = getattr(owner, name)
-        setattr(owner, name, replacement)
-    return seen
 
 
 def _where(train_fn: Callable) -> tuple[str, str]:
@@ -210,7 +188,7 @@ def _find(path: str, name: str) -> Callable:
 
 def _run(
     where: tuple[str, str],
-    checkpoint_dir: Path,
+    checkpoint: Path,
     result: Path,
     *,
     kill: tuple[int, str] | None = None,
@@ -218,7 +196,7 @@ def _run(
     environment: dict,
 ) -> Path | None:
     """Runs a training. Returns where its result is, or `None` if it was killed as it should."""
-    arguments = [*where, str(checkpoint_dir), str(result), *(str(each) for each in kill or ())]
+    arguments = [*where, str(checkpoint), str(result), *(str(each) for each in kill or ())]
     search = os.pathsep.join(path or os.getcwd() for path in sys.path)
     process = subprocess.run(
         [sys.executable, "-c", _CHILD, *arguments],

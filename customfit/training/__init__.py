@@ -4,9 +4,21 @@
 limits and signals, and whether and why it ends.
 """
 
-from customfit.training.dry_run import DryRun
+from customfit.training.dry_run import Callbacks, DryRun
 from customfit.training.evaluation import Evaluation
 from customfit.training.loop import run_epochs
+from customfit.training.observers import observers
+from customfit.training.plan import Plan
 from customfit.training.session import TrainingSession
+from customfit.training.validation import Frequency
 
-__all__ = ["DryRun", "Evaluation", "TrainingSession", "run_epochs"]
+__all__ = [
+    "Callbacks",
+    "DryRun",
+    "Evaluation",
+    "Frequency",
+    "Plan",
+    "TrainingSession",
+    "observers",
+    "run_epochs",
+]

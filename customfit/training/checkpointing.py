@@ -1,26 +1,33 @@
-"""What a session has to do with checkpoints: it may have none."""
+"""What a session needs of checkpoints, and checkpoints of a session. There may be none."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from customfit.callbacks import score_of
-from customfit.checkpoint import Checkpointer, Progress, TrainingState, fingerprint, learning_rates
+from customfit.checkpoint import Checkpointer, Checkpoints, TrainingState, fingerprint, learning_rates
 from customfit.compat import keras
-from customfit.data import Block, Source
+from customfit.data import Block, Source, check_resumable
+from customfit.serialization import JSON
+from customfit.training.observers import Moment, observers
+from customfit.training.progress import Logs, Progress
+from customfit.training.stop import Stop
 from customfit.training.validation import Validation
 
 
-class Resumption:
-    """Makes a session's checkpoints, and has it go on from the newest.
+class SessionCheckpoints:
+    """Saves a session's run, and resumes it.
 
     Args:
         model: The model.
         callbacks: The callbacks.
+        progress: How far the run is: it is saved, and restored.
+        stop: Whether and why it stops, likewise.
         validation: When and on what the session validates.
-        stopping: The early stopping, or `None`.
-        checkpoints: A `Checkpointer`, the directory of one, or `None`: then nothing is kept.
+        early_stopping: The early stopping, or `None`.
+        checkpoints: The options, or `None`: then nothing is saved.
         identity: Options that a checkpoint must agree with, by name.
 
     Raises:
@@ -30,25 +37,30 @@ class Resumption:
     def __init__(
         self,
         model: keras.Model,
-        callbacks: list,
+        callbacks: list[keras.callbacks.Callback],
+        progress: Progress,
+        stop: Stop,
         validation: Validation,
-        stopping: keras.callbacks.Callback | None,
-        checkpoints: Any,
-        identity: dict | None,
+        early_stopping: keras.callbacks.Callback | None,
+        checkpoints: Checkpoints | None,
+        identity: Mapping[str, Any] | None,
     ):
-        self._checkpointer = checkpoints
-        if checkpoints is not None and not isinstance(checkpoints, Checkpointer):
-            self._checkpointer = Checkpointer(checkpoints)
+        self.options = checkpoints
+        self._checkpointer = None if checkpoints is None else Checkpointer(checkpoints, on_moment=self._tell_observers)
         for callback in callbacks:
-            if self._checkpointer is not None and isinstance(callback, keras.callbacks.BackupAndRestore):
+            if checkpoints is not None and isinstance(callback, keras.callbacks.BackupAndRestore):
                 raise ValueError(
-                    "`callbacks` must not have a `BackupAndRestore` beside `checkpoint_dir`, which restores more. "
+                    "`callbacks` must not have a `BackupAndRestore` beside `checkpoint`, which restores more. "
                     f"Received: callbacks with a {type(callback).__name__}"
                 )
+        for source in validation.data.values() if checkpoints is not None else ():
+            check_resumable("validation_data", source, ("skip_passes",))
         self._model = model
         self._callbacks = callbacks
+        self._progress = progress
+        self._stop = stop
         self._validation = validation
-        self._stopping = stopping
+        self._early_stopping = early_stopping
         self._identity = identity or {}
         self._state: TrainingState | None = None
 
@@ -58,73 +70,74 @@ class Resumption:
             self._checkpointer.open()
 
     def close(self) -> None:
-        """Gives the directory back."""
+        """Releases the directory."""
         self._state = None
         if self._checkpointer is not None:
             self._checkpointer.close()
 
-    def begin(self, data: Source | None) -> Progress | None:
-        """Takes up the training of the newest checkpoint, where there is one, its position in the data as well."""
+    def resume(self, data: Source | None) -> bool:
+        """Restores the newest checkpoint, if there is one, including the position in the data. Returns whether."""
         if self._checkpointer is None:
-            return None
-        self._state = TrainingState(self._model, self._callbacks, data, self._validation.data)
-        return self._checkpointer.begin(self._state, self._fingerprint(data))
+            return False
+        if data is not None:
+            check_resumable("data", data)
+        self._state = TrainingState(
+            self._model, self._callbacks, self._progress, self._stop, data, self._validation.data
+        )
+        return self._checkpointer.resume(self._state, self._fingerprint(data))
 
-    def peek(self, data: Source) -> tuple[dict | None, str | None]:
-        """What `Checkpointer.look` sees: how far the training is that `begin` would take up, or why it would not."""
+    def restore_again(self) -> None:
+        """Restores what the begin of an epoch has changed that had begun before the run was cut off."""
+        if self._checkpointer is not None:
+            self._checkpointer.restore_again()
+
+    def peek(self, data: Source) -> tuple[dict[str, JSON] | None, str | None]:
+        """How far the run is that `resume` would restore, and why it would be refused: see `Checkpointer.peek`."""
         return (None, None) if self._checkpointer is None else self._checkpointer.peek(self._fingerprint(data))
 
-    def _fingerprint(self, data: Source | None) -> dict:
-        sources = self._validation.data
-        validation = {
-            "sets": {
-                name: source.describe() if hasattr(source, "describe") else None for name, source in sources.items()
-            },
-            "freq": self._validation.freq,
-            "interval": self._validation.interval,
-        }
-        return fingerprint(self._model, data, {"validation": validation, **self._identity})
-
-    def again(self) -> Progress:
-        """Gives back what the begin of an epoch has changed that has been begun before."""
-        progress = self._checkpointer.restore()
-        assert progress is not None
-        return progress
-
     def note_batch(self, block: Block) -> None:
-        """Notes what batches are like where no source can tell: a later process makes variables by that."""
+        """Records what batches are like where no source can tell. A later process builds variables by that."""
         if self._state is not None and self._state.batch_spec is None:
             self._state.batch_spec = block.fetch.element_spec(block.feed)
 
-    def steps_until_due(self, total_steps: int) -> float:
-        """How many steps, from this one on, until a checkpoint is due."""
-        return math.inf if self._checkpointer is None else self._checkpointer.steps_until_due(total_steps)
+    def steps_until_due(self) -> float:
+        """How many steps from here until a checkpoint is due."""
+        if self._checkpointer is None:
+            return math.inf
+        return self._checkpointer.steps_until_due(self._progress.total_steps)
+
+    def due_after_block(self) -> bool:
+        """Whether a checkpoint is due within an epoch."""
+        return self._checkpointer is not None and self._checkpointer.due_after_block(self._progress.total_steps)
+
+    def due_after_epoch(self) -> bool:
+        """Whether a checkpoint is due after an epoch, which has just ended."""
+        return self._checkpointer is not None and self._checkpointer.due_after_epoch(self._progress.epoch)
 
     def heartbeat(self) -> None:
-        """Shows other processes that this one lives."""
+        """Shows other processes that this one is alive."""
         if self._checkpointer is not None:
             self._checkpointer.heartbeat()
 
-    def after_block(self, total_steps: int) -> bool:
-        """Whether a checkpoint is due within an epoch."""
-        self.heartbeat()
-        return self._checkpointer is not None and self._checkpointer.due_after_block(total_steps)
-
-    def after_epoch(self) -> bool:
-        """Whether one is due after an epoch."""
-        return self._checkpointer is not None and self._checkpointer.due_after_epoch()
-
-    @property
-    def saves(self) -> bool:
-        """Whether checkpoints are made."""
-        return self._checkpointer is not None
-
-    def rate(self, logs: dict) -> None:
-        """Notes what an epoch or a validation has found: by that the checkpoints that follow may be the best."""
+    def record_score(self, logs: Logs) -> None:
+        """Records what an epoch or a validation has found, by which the next checkpoints may be the best."""
         if self._checkpointer is not None:
-            self._checkpointer.rate(score_of(logs, self._stopping, list(self._validation.data)))
+            self._checkpointer.record_score(score_of(logs, self._early_stopping, list(self._validation.data)))
 
-    def save(self, progress: Progress) -> None:
+    def save(self) -> None:
         """Makes a checkpoint."""
         if self._checkpointer is not None:
-            self._checkpointer.save(progress, learning_rates(self._model))
+            self._checkpointer.save(learning_rates(self._model))
+
+    def _tell_observers(self, moment: Moment) -> None:
+        for observer in observers:
+            observer.on_moment(moment, self._progress.total_steps)
+
+    def _fingerprint(self, data: Source | None) -> dict[str, JSON]:
+        sets = {
+            name: source.describe() if hasattr(source, "describe") else None
+            for name, source in self._validation.data.items()
+        }
+        freq = self._validation.freq
+        validation = {"sets": sets, "freq": freq if isinstance(freq, (int, list, tuple)) else str(freq)}
+        return fingerprint(self._model, data, {"validation": validation, **self._identity})

@@ -1,75 +1,85 @@
-"""Options of `custom_fit` that try a training out: on few batches, or without a step."""
+"""`DryRun`: a training run that is tried out on few batches."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Union
 
-from customfit.arguments import is_count, listed
+from customfit.arguments import as_count, is_count, listed
 from customfit.compat import keras
 from customfit.data import FirstBatches, Source
 
-# What writes to the disk or over the network: not in a run that is only to show that everything works.
+Callbacks = Union[
+    "keras.callbacks.CallbackList", "keras.callbacks.Callback", Sequence["keras.callbacks.Callback"], None
+]
+
+# What writes to the disk or over the network, which a run that only shows that everything works must not do.
 _SAVING = ("ModelCheckpoint", "BackupAndRestore", "CSVLogger", "TensorBoard", "RemoteMonitor")
 
 
 @dataclasses.dataclass(frozen=True)
 class DryRun:
-    """How a training is tried out.
+    """How a training run is tried out: `custom_fit(dry_run=DryRun(...))`.
+
+    `custom_fit(dry_run=True)` is `DryRun(batches=1)`, `dry_run=5` is `DryRun(batches=5)`.
 
     Args:
-        fast_dev_run: How many batches of training and of validation, in one epoch; `True` is one. Nothing is saved, and
-            limits do not count.
-        overfit_batches: On how many batches, the first and in order, each epoch trains: a model that works overfits.
-        sanity_validation: How many batches to validate before the first epoch, so that a mistake there shows at once.
+        batches: Tries everything on so many batches of training and of validation data, in one epoch. Nothing is saved,
+            neither checkpoints nor by Keras's callbacks, and limits do not count. Defaults to `None`: a full run.
+        overfit_batches: Trains on the first so many batches, unshuffled, in each epoch. A model that can learn overfits
+            them. Defaults to `None`.
+        sanity_validation: Validates so many batches before the first epoch, so that a mistake there shows at once. It
+            leaves no trace in logs and callbacks. A `tf.data.Dataset` that shuffles itself has shuffled once more.
+            Defaults to 0.
 
     Raises:
-        ValueError: If an option is wrong, or two do not go together.
+        ValueError: If an option is wrong, or two exclude each other.
     """
 
-    fast_dev_run: Any = False
-    overfit_batches: Any = None
-    sanity_validation: Any = 0
+    batches: int | None = None
+    overfit_batches: int | None = None
+    sanity_validation: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("overfit_batches", 1), ("sanity_validation", 0)):
+        for name, least in (("batches", 1), ("overfit_batches", 1), ("sanity_validation", 0)):
             value = getattr(self, name)
-            if value is not None and not is_count(value, least):
-                raise ValueError(f"`{name}` must be a number of batches, {least} or more. Received: {name}={value!r}")
-        if not (isinstance(self.fast_dev_run, bool) or is_count(self.fast_dev_run, 1)):
+            if value is not None:
+                object.__setattr__(self, name, as_count(name, value, least))
+        if self.batches and self.overfit_batches:
             raise ValueError(
-                "`fast_dev_run` must be True, False or a positive number of batches. Received: "
-                f"fast_dev_run={self.fast_dev_run!r}"
+                "`DryRun` takes at most one of `batches` and `overfit_batches`. Received: "
+                f"batches={self.batches}, overfit_batches={self.overfit_batches}"
             )
-        if self.fast_dev_run and self.overfit_batches:
-            raise ValueError(
-                "At most one of `fast_dev_run` and `overfit_batches` may be set. Received: "
-                f"fast_dev_run={self.fast_dev_run}, overfit_batches={self.overfit_batches}"
-            )
+
+    @classmethod
+    def of(cls, dry_run: bool | int | DryRun) -> DryRun:
+        """What `custom_fit(dry_run=)` was given, as a `DryRun`."""
+        if isinstance(dry_run, DryRun):
+            return dry_run
+        if dry_run is None or isinstance(dry_run, bool):
+            return cls(batches=1 if dry_run else None)
+        if is_count(dry_run, 1):
+            return cls(batches=dry_run)
+        raise ValueError(
+            f"`dry_run` must be True, False, a positive number of batches or a `DryRun`. Received: dry_run={dry_run!r}"
+        )
 
     @property
-    def is_on(self) -> bool:
-        """Whether training is on a few batches only."""
-        return bool(self.fast_dev_run or self.overfit_batches)
+    def is_full(self) -> bool:
+        """Whether the run saves, obeys limits and has all its epochs: unless it is tried out on some `batches`."""
+        return self.batches is None
 
-    def check(self, checkpoint_dir: Any) -> None:
-        """Refuses what would mix a try with a training that is kept."""
-        if self.overfit_batches and checkpoint_dir is not None:
-            raise ValueError(
-                "`overfit_batches` must not be used with `checkpoint_dir`. Received: "
-                f"overfit_batches={self.overfit_batches}, checkpoint_dir={checkpoint_dir!r}"
-            )
-
-    def training(self, data: Any) -> Source:
+    def training(self, data: Source) -> Source:
         """The data to train on."""
-        if self.fast_dev_run:
-            return FirstBatches(data, int(self.fast_dev_run))
+        if self.batches:
+            return FirstBatches(data, self.batches)
         if self.overfit_batches:
             if not getattr(data, "restarts", True):
                 raise ValueError(
-                    "`overfit_batches` must come with data that can be read from its start again. Received: a generator"
+                    "`overfit_batches` needs data that can be read again from its start. Received: a generator"
                 )
-            return FirstBatches(data, int(self.overfit_batches), again=True)
+            return FirstBatches(data, self.overfit_batches, again=True)
         return data
 
     def validation(self, sources: dict[str, Source]) -> dict[str, Source]:
@@ -77,16 +87,16 @@ class DryRun:
         for name, source in sources.items():
             if self.sanity_validation and not getattr(source, "restarts", True):
                 raise ValueError(
-                    "`sanity_validation` must come with data that can be read from its start again. Received: a "
+                    "`sanity_validation` needs data that can be read again from its start. Received: a "
                     f"generator as {name}data"
                 )
-        if not self.fast_dev_run:
+        if not self.batches:
             return sources
-        return {name: FirstBatches(source, int(self.fast_dev_run)) for name, source in sources.items()}
+        return {name: FirstBatches(source, self.batches) for name, source in sources.items()}
 
-    def callbacks(self, callbacks: Any) -> Any:
-        """The callbacks that may take part: all, but in `fast_dev_run` those that save."""
-        if not self.fast_dev_run or callbacks is None or isinstance(callbacks, keras.callbacks.CallbackList):
+    def callbacks(self, callbacks: Callbacks) -> Callbacks:
+        """The callbacks that take part: all of them, but with `batches` none of Keras's that save."""
+        if not self.batches or callbacks is None or isinstance(callbacks, keras.callbacks.CallbackList):
             return callbacks
         saving = tuple(getattr(keras.callbacks, name) for name in _SAVING)
         return [callback for callback in listed(callbacks) if not isinstance(callback, saving)]

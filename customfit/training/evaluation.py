@@ -37,7 +37,7 @@ class Evaluation:
         Returns:
             The logs, as numbers.
         """
-        compat.start_validation(self._model)
+        compat.reset_test_counter(self._model)
         self._callbacks.on_test_begin()
         self._model.reset_metrics()
         data.restart()
@@ -60,8 +60,24 @@ class Evaluation:
 
 def metric_results(model: keras.Model, step_logs: dict) -> dict:
     """The metrics' results, as numbers; as in `fit`, a step's own logs where a user's step returns something else."""
-    logs = compat.to_host(step_logs)
+    logs = compat.pythonify_logs(step_logs)
     if not all(getattr(metric, "built", True) for metric in model.metrics):
         return logs  # of `compile(metrics=)`, but the user's own step has never updated them
-    results = compat.to_host(model.get_metrics_result())
+    results = compat.pythonify_logs(model.get_metrics_result())
     return results if not logs or results.keys() == logs.keys() else logs
+
+
+def check_model(model: keras.Model) -> None:
+    """Refuses a model that a session cannot train.
+
+    Raises:
+        RuntimeError: If it is not compiled.
+        TypeError: If it has no `CustomTrainMixin`.
+    """
+    if not hasattr(model, "gradient_pipeline"):
+        raise TypeError(
+            "The model must be a `CustomTrainModel`, or of a class with `CustomTrainMixin`. "
+            f"Received: a {type(model).__name__}"
+        )
+    if not compat.is_compiled(model):
+        raise RuntimeError("The model must be compiled before it is trained: call `model.compile()` first.")

@@ -57,7 +57,7 @@ class BatchHooks:
         self._log_every = [callback for callback in ours if isinstance(callback, LogEvery) and phase == "train"]
         self._throughput = [callback for callback in ours if isinstance(callback, Throughput) and phase == "train"]
         listening = [callback for callback in others if listens(callback, names)]
-        self.every_step = any(not compat.ignores_batches(callback, phase) for callback in listening)
+        self.every_step = any(not compat.has_idle_batch_hooks(callback, phase) for callback in listening)
         # Keras's own that have a hook but, as they are set, nothing to do in it after a single step.
         idle = [] if self.every_step else listening
         self._once_a_block = [tuple(getattr(callback, hook) for hook in hooks) for callback in idle]
@@ -84,7 +84,7 @@ class BatchHooks:
         for throughput in self._throughput:
             throughput.after_block(block)
         if self.every_step:
-            step = compat.execution_end(block.begin, block.planned, block.done)
+            step = compat.batch_end_step(block.begin, block.planned, block.done)
             self._end(step, compat.batch_logs(logs))
         else:
             self._end_of_block(block.begin + block.done - 1, logs)
@@ -96,7 +96,7 @@ class BatchHooks:
             end(step)
         for log_every in self._log_every:
             if log_every.advance(step):
-                log_every.show(compat.to_host(logs))
+                log_every.show(compat.pythonify_logs(logs))
         self._unseen = step, logs
         if self._progress and self._clock() - self._refreshed >= REFRESH_SECONDS:
             self.refresh()
@@ -106,7 +106,7 @@ class BatchHooks:
         if self._unseen is not None:
             step, logs = self._unseen
             for show in self._progress:
-                show(step, compat.to_host(logs))
+                show(step, compat.pythonify_logs(logs))
             self._refreshed, self._unseen = self._clock(), None
 
 
@@ -148,3 +148,20 @@ def make_callback_list(
         epochs=epochs,
         steps=steps,
     )
+
+
+def end_callbacks(callbacks: keras.callbacks.CallbackList, logs: dict | None, ended_well: bool) -> None:
+    """Fires `on_train_end`, also after an exception, where `fit` does not.
+
+    Args:
+        callbacks: The callbacks.
+        logs: The logs of the last epoch.
+        ended_well: Whether training ended without an exception.
+    """
+    if ended_well:
+        callbacks.on_train_end(logs)
+        return
+    for callback in callbacks.callbacks:
+        # At the end of training this one deletes its backup, which is for training that was cut off.
+        if not isinstance(callback, keras.callbacks.BackupAndRestore):
+            callback.on_train_end(logs)

@@ -4,46 +4,56 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, Callable
+from typing import Callable
 
-from customfit.arguments import is_count
-from customfit.every import as_seconds
+from customfit.arguments import as_count
+from customfit.every import Duration, as_seconds
 
 
 class Limits:
-    """Says how many steps may still run, and why training ends when none may.
+    """How many steps may still run, and which limit is reached when none may.
 
-    Steps are counted over the whole run, those before a resume included. Time is counted from the begin of this call.
+    Steps are counted over the whole run, including those before a resume. Time is counted from the start of this call.
 
     Args:
         max_steps: The step after which training ends, or `None`.
-        max_time: For how long to train: seconds, a `datetime.timedelta`, "HH:MM:SS", or `None`.
-        clock: Seconds, rising; only their differences count.
+        max_time: How long to train: seconds, a `datetime.timedelta`, "HH:MM:SS", or `None`.
+        one_clock: Whether the run is one process's. Several workers have clocks that differ.
+        clock: A clock in seconds that never goes back; only differences count.
 
     Raises:
-        ValueError: If a limit is not positive or not readable.
+        ValueError: If a limit is not positive or not readable, or workers would have to agree on the time.
     """
 
-    def __init__(self, max_steps: Any = None, max_time: Any = None, clock: Callable[[], float] = time.monotonic):
-        if max_steps is not None and not is_count(max_steps, 1):
-            raise ValueError(f"`max_steps` must be a positive number of steps. Received: max_steps={max_steps!r}")
-        self.max_steps = None if max_steps is None else int(max_steps)
+    def __init__(
+        self,
+        max_steps: int | None = None,
+        max_time: Duration | None = None,
+        one_clock: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        if max_time is not None and not one_clock:
+            raise ValueError(
+                "`max_time` cannot be used with several workers, whose clocks differ: the first to end would leave the "
+                f"others waiting. Use `max_steps`. Received: max_time={max_time!r}"
+            )
+        self.max_steps = None if max_steps is None else as_count("max_steps", max_steps)
         self.max_seconds = None if max_time is None else as_seconds("max_time", max_time)
         self._max_time = max_time
         self._clock = clock
         self._begun = self._block_begun = clock()
-        self._seconds_a_step = math.inf  # not known yet: one step, to see
+        self._seconds_a_step = math.inf  # unknown at first: one step, to measure it
 
     def begin(self) -> None:
-        """Begins to count the time."""
+        """Starts to count the time."""
         self._begun = self._clock()
 
     def before_block(self) -> None:
-        """Before a block of steps."""
+        """Notes the time before a block of steps."""
         self._block_begun = self._clock()
 
     def after_block(self, steps: int) -> None:
-        """Learns from a block how long a step takes, so that the last block ends when the time does."""
+        """Measures how long a step takes, so that the last block ends when the time does."""
         if steps:
             self._seconds_a_step = (self._clock() - self._block_begun) / steps
 
@@ -64,7 +74,7 @@ class Limits:
     def reached(self, steps_done: int) -> str | None:
         """Which limit is reached, in words, or `None`."""
         if self.max_steps is not None and steps_done >= self.max_steps:
-            return f"max_steps={self.max_steps} is reached"
+            return f"reached max_steps={self.max_steps}"
         if self.max_seconds is not None and self._clock() - self._begun >= self.max_seconds:
-            return f"max_time={self._max_time} is over"
+            return f"reached max_time={self._max_time}"
         return None

@@ -1,34 +1,39 @@
-"""What a call of `custom_fit` would do, in numbers, before it does it."""
+"""`Plan`: what a call of `custom_fit` would do, in numbers."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from customfit import compat
+from customfit.checkpoint import Checkpoints
 from customfit.compat import keras
+from customfit.data import Source
+from customfit.serialization import JSON
+from customfit.training.validation import Validation
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a training will take. It prints as a table.
+    """What a call of `custom_fit` would do. It prints as a table.
 
     Attributes:
-        resumes_at: The epoch and the step of it, counted from 0, at which it takes up what a checkpoint holds; `None`:
-            it begins. All that follows is of what is left to do.
+        resumes_at: The epoch and its step, counted from 0, at which a checkpoint would be resumed. `None`: the run
+            starts. All that follows counts what is left.
         epochs: How many epochs.
         steps: How many steps in all, or `None` where the data does not tell.
         updates: How many updates of the weights, or `None`.
-        validations: How many passes of validation, or `None`.
-        checkpoints: How many checkpoints, at least; `None` where that depends on time or on the data.
-        parameter_bytes: What the weights take.
-        optimizer_bytes: What the optimizer's slots take, or `None` where it does not tell.
-        gradient_bytes: What a gradient of each trainable weight takes, and another one where they are accumulated.
-        data_bytes: What arrays in memory take, or `None`.
-        conflicts: Options that do not go together, or do nothing, in words.
+        validations: How many validation passes, or `None`.
+        checkpoints: How many checkpoints, at least. `None` where that depends on time or on the data.
+        parameter_bytes: The size of the weights.
+        optimizer_bytes: The size of the optimizer's slots, or `None` where it does not tell.
+        gradient_bytes: The size of a gradient for each trainable weight, twice that where they are accumulated.
+        data_bytes: The size of arrays in memory, or `None`.
+        conflicts: Options that exclude each other, or have no effect, in words.
     """
 
     resumes_at: tuple[int, int] | None
@@ -44,7 +49,7 @@ class Plan:
     conflicts: tuple
 
     def __str__(self) -> str:
-        lines = [] if self.resumes_at is None else [("goes on at", "epoch {}, step {}".format(*self.resumes_at))]
+        lines = [] if self.resumes_at is None else [("resumes at", "epoch {}, step {}".format(*self.resumes_at))]
         lines += [
             ("epochs", f"{self.epochs}"),
             ("steps", _count(self.steps)),
@@ -57,37 +62,37 @@ class Plan:
             ("data", _megabytes(self.data_bytes)),
         ]
         table = [f"{name:<12}{value}" for name, value in lines]
-        return "\n".join([*table, "activations of the forward pass come on top", *map("! {}".format, self.conflicts)])
+        return "\n".join(
+            [*table, "activations of the forward pass are not included", *map("! {}".format, self.conflicts)]
+        )
 
 
 def make_plan(
     model: keras.Model,
-    data: Any,
-    validation: Any,
+    data: Source,
+    validation: Validation,
     *,
     epochs: int,
     initial_epoch: int,
     max_steps: int | None,
-    resumed: dict | None,
+    resumed: Mapping[str, JSON] | None,
     refused: str | None,
-    checkpoint_dir: Any,
-    checkpoint_interval: Any,
-    early_stopping: Any,
-    callbacks: list,
+    checkpoints: Checkpoints | None,
+    early_stopping: keras.callbacks.Callback | None,
+    callbacks: list[keras.callbacks.Callback],
 ) -> Plan:
-    """Counts what a training will take, without a step.
+    """Counts what a training run will take, without a step.
 
     Args:
         model: The model.
         data: The source that would be trained on.
-        validation: The session's `Validation`.
-        epochs: As in `custom_fit`, like all that follow.
-        initial_epoch: The epoch at which training would begin.
-        max_steps: The limit.
-        resumed: How far the training is that would be taken up, as `Checkpointer.look` says.
-        refused: And why it would not, in words, or `None`.
-        checkpoint_dir: Where checkpoints would go.
-        checkpoint_interval: And when.
+        validation: When and on what the session validates.
+        epochs: The epoch at which training would end.
+        initial_epoch: The epoch at which it would start.
+        max_steps: The limit, or `None`.
+        resumed: How far the run is that would be resumed: see `Checkpointer.peek`.
+        refused: Why it would be refused, in words, or `None`.
+        checkpoints: The options of checkpoints, or `None`.
         early_stopping: The callback, or `None`.
         callbacks: All callbacks.
     """
@@ -101,52 +106,64 @@ def make_plan(
     if steps is not None and data.steps:
         count = min(count, math.ceil((begin + steps) / data.steps))
     validations: int | None = sum(validation.due_after_epoch(at["epoch"] + epoch) for epoch in range(count))
-    if validation.interval is not None:
-        validations = None if total is None else total // validation.interval - done // validation.interval
+    if validation.is_within_epochs:
+        known = total is not None and validation.steps is not None
+        validations = total // validation.steps - done // validation.steps if known else None
     accumulation = _accumulation(model)
     whole = max(0, epochs - initial_epoch)  # what was done before a resume counts for whether a point is ever reached
     if total is not None and data.steps:
         whole = min(whole, math.ceil(total / data.steps))
-    options = (max_steps, validation, checkpoint_dir, checkpoint_interval, early_stopping, callbacks)
     return Plan(
         resumes_at=None if resumed is None else (at["epoch"], begin),
         epochs=count,
         steps=steps,
         updates=None if steps is None else _updates(begin, begin + steps, data.steps, accumulation),
         validations=validations,
-        checkpoints=_checkpoints(checkpoint_dir, checkpoint_interval, count, done, total),
+        checkpoints=_checkpoints(checkpoints, at["epoch"], count, done, total),
         parameter_bytes=_bytes(model.weights),
         optimizer_bytes=_optimizer_bytes(model),
         gradient_bytes=_bytes(model.trainable_weights) * (2 if model.gradient_pipeline.accumulation_steps else 1),
         data_bytes=getattr(data, "nbytes", None),
-        conflicts=(*_notes(data, refused), *_conflicts(whole, total, *options)),
+        conflicts=(
+            *_notes(data, refused),
+            *_never_reached(whole, total, max_steps, validation, checkpoints),
+            *_conflicts(whole, validation, early_stopping, callbacks),
+        ),
     )
 
 
-def _conflicts(
+def _never_reached(
     epochs: int,
     steps: int | None,
     max_steps: int | None,
-    validation: Any,
-    checkpoint_dir: Any,
-    checkpoint_interval: Any,
-    early_stopping: Any,
-    callbacks: list,
+    validation: Validation,
+    checkpoints: Checkpoints | None,
 ) -> list[str]:
     found = []
     if max_steps is not None and steps is not None and steps < max_steps:
         found.append(f"max_steps={max_steps} is never reached: there are {steps} steps")
-    if validation.interval is not None and steps is not None and validation.interval > steps:
-        found.append(f"validation_interval={validation.interval} is never reached: there are {steps} steps")
-    if validation.data and validation.interval is None and not any(map(validation.due_after_epoch, range(epochs))):
+    if validation.steps is not None and steps is not None and validation.steps > steps:
+        found.append(f"validation_freq={validation.freq} is never reached: there are {steps} steps")
+    if validation.data and not validation.is_within_epochs and not any(map(validation.due_after_epoch, range(epochs))):
         found.append(f"validation_freq={validation.freq} is never reached: there are {epochs} epochs")
+    every = None if checkpoints is None else checkpoints.every
+    if every is not None and every.steps is not None and steps and every.steps > steps:
+        found.append(f"Checkpoints(every={every}) is never reached: there are {steps} steps")
+    if every is not None and every.epochs is not None and every.epochs > epochs > 0:
+        found.append(f"Checkpoints(every={every}) is never reached: there are {epochs} epochs")
+    return found
+
+
+def _conflicts(
+    epochs: int,
+    validation: Validation,
+    early_stopping: keras.callbacks.Callback | None,
+    callbacks: list[keras.callbacks.Callback],
+) -> list[str]:
+    found = []
     patience = getattr(early_stopping, "patience", 0)
-    if early_stopping is not None and validation.interval is None and patience >= epochs:
+    if early_stopping is not None and not validation.is_within_epochs and patience >= epochs:
         found.append(f"early_stopping waits for {patience} epochs, and there are {epochs}")
-    if checkpoint_dir is None and checkpoint_interval != "epoch":
-        found.append(f"checkpoint_interval={checkpoint_interval} does nothing without checkpoint_dir")
-    if checkpoint_dir is not None and isinstance(checkpoint_interval, int) and steps and checkpoint_interval > steps:
-        found.append(f"checkpoint_interval={checkpoint_interval} is never reached: there are {steps} steps")
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
         if isinstance(monitor, str) and monitor.startswith("val_") and not validation.data:
@@ -154,19 +171,21 @@ def _conflicts(
     return found
 
 
-def _notes(data: Any, refused: str | None) -> list[str]:
+def _notes(data: Source, refused: str | None) -> list[str]:
     read = [] if getattr(data, "restarts", True) else ["the generator has given its first batch to this plan"]
     return read if refused is None else [refused, *read]
 
 
-def _checkpoints(directory: Any, interval: Any, epochs: int, done: int, total: int | None) -> int | None:
-    if directory is None:
+def _checkpoints(checkpoints: Checkpoints | None, epoch: int, epochs: int, done: int, total: int | None) -> int | None:
+    """How many checkpoints at least: the last of all is made when training ends."""
+    if checkpoints is None:
         return 0
-    if interval == "epoch":
-        return epochs
-    if total is None or not isinstance(interval, int):
+    every = checkpoints.every
+    if every.epochs is not None:
+        return math.ceil((epoch + epochs) / every.epochs) - epoch // every.epochs if epochs else 0
+    if total is None or every.steps is None:
         return None
-    return math.ceil(total / interval) - done // interval if total > done else 0
+    return math.ceil(total / every.steps) - done // every.steps if total > done else 0
 
 
 def _updates(begin: int, end: int, epoch_steps: int | None, accumulation: int) -> int:
@@ -197,13 +216,13 @@ def _optimizer_bytes(model: keras.Model) -> int | None:
         return None  # a legacy optimizer
     make = getattr(keras, "Variable", compat.tf.Variable)
     twin.build([make(np.zeros(7, "float32"))])
-    slots = sum(tuple(variable.shape) == (7,) for variable in compat.variables_of_optimizer(twin))
+    slots = sum(tuple(variable.shape) == (7,) for variable in compat.optimizer_variables(twin))
     return slots * _bytes(model.trainable_weights)
 
 
 def _count(number: int | None) -> str:
-    return "not known before" if number is None else f"{number:,}"
+    return "not known" if number is None else f"{number:,}"
 
 
 def _megabytes(number: int | None) -> str:
-    return "not known before" if number is None else f"{number / 1e6:,.1f} MB"
+    return "not known" if number is None else f"{number / 1e6:,.1f} MB"

@@ -1,65 +1,71 @@
-"""`TrainingSession`: what a training loop needs besides the loop."""
+"""`TrainingSession`: what a training loop needs besides the loop.
+
+Who owns what:
+
+- The session owns the order of things: what happens between two blocks of steps, and at the two ends of an epoch.
+- `Progress` says how far the run is, `Stop` whether and why it ends. Checkpoints save both.
+- `Limits` and `SignalHandlers` watch steps, time and signals; the session reports to `Stop` what they find.
+- `Validation` knows when and on what to validate, `SessionCheckpoints` when and what to save.
+- `BatchHooks` calls the callbacks' batch hooks, and decides when logs become numbers.
+- The model owns its compiled steps and its gradient pipeline: they outlive a run.
+- The `Source` owns the position in the data.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Literal
 
 from customfit import compat
+from customfit.arguments import as_count
 from customfit.callbacks import EarlyStopping, LogEvery, make_early_stopping
-from customfit.checkpoint import Progress, random_variables
+from customfit.checkpoint import Checkpoints, Directory
 from customfit.compat import keras
-from customfit.data import Block, FirstBatches, Source, make_validation_sources
-from customfit.execution import VariableSnapshot, compiled_steps, has_workers
-from customfit.training.checkpointing import Resumption
-from customfit.training.dry_run import DryRun
-from customfit.training.evaluation import Evaluation, metric_results
-from customfit.training.hooks import BatchHooks, make_callback_list
+from customfit.data import Block, Source, make_validation_sources
+from customfit.every import Duration
+from customfit.execution import compiled_steps, has_workers
+from customfit.training.checkpointing import SessionCheckpoints
+from customfit.training.dry_run import Callbacks, DryRun
+from customfit.training.evaluation import check_model, metric_results
+from customfit.training.hooks import BatchHooks, end_callbacks, make_callback_list
 from customfit.training.limits import Limits
+from customfit.training.pauses import Pauses
 from customfit.training.plan import Plan, make_plan
+from customfit.training.progress import Logs, Progress
 from customfit.training.signals import SignalHandlers, Terminated
-from customfit.training.validation import Validation, metric_variables
+from customfit.training.stop import Stop
+from customfit.training.validation import Frequency, Validation
 
 
 class TrainingSession:
     """Callbacks, progress, metrics, validation and early stopping around a loop that its owner writes.
 
-    `custom_fit` is written with it; see `customfit/loop.py`. Use it as a context manager, so that `on_train_end` fires
-    and the best weights come back whatever happens in the loop.
+    `custom_fit` is written with it: see `customfit/training/loop.py`. Use it as a context manager, so that
+    `on_train_end` fires and the best weights are restored whatever happens in the loop.
 
     Args:
-        model: A compiled `CustomTrainModel`, or another model with `CustomTrainMixin`.
+        model: A compiled `CustomTrainModel`.
         epochs: The epoch at which training ends. Defaults to 1.
-        initial_epoch: The epoch at which it begins. Defaults to 0.
+        initial_epoch: The epoch at which it starts. Defaults to 0.
         steps_per_epoch: Steps in an epoch, for the progress bar. Defaults to `None`: not known.
-        callbacks: Callbacks as in `fit`, or a `CallbackList`.
-        verbose: `0`, `1`, `2` or `"auto"`, as in `fit`.
-        validation_data: Data for `validate`: as in `fit`, a `Source`, or a dict of such by name, whose logs are then
-            `val_<name>_loss` and so on.
-        validation_freq: After which epochs to validate: every so many, or a list of epochs counted from 1.
-        validation_interval: After how many steps to validate, counted over all epochs, instead of after epochs.
-        validation_steps: Batches in a validation pass. Defaults to all.
-        validation_batch_size: Rows in a batch of validation data. Defaults to 32.
         workers: Options of `keras.utils.Sequence` data, as `fit` of Keras 2 takes them.
-        early_stopping: A patience in epochs, a dict of options, an `EarlyStopping`, or Keras's own.
-        log_every: Prints a line of metrics every so many steps.
-        max_steps: The step at which training ends, counted over all epochs.
-        max_time: For how long to train: seconds, a `datetime.timedelta` or "HH:MM:SS".
-        checkpoints: A `Checkpointer`, or the directory of one. Where it takes up an epoch in its middle, `step` says
-            at which step your loop has to go on; `epochs(data)` sees to that.
-        dry_run: How the training is tried out first, on few batches.
+        callbacks, verbose, validation_data, validation_freq, validation_steps, validation_batch_size, early_stopping,
+            log_every, max_steps, max_time, checkpoint, dry_run: As in `custom_fit`. If a checkpoint resumes within an
+            epoch, your loop must continue at `step`; `epochs(data)` sees to that by itself.
         identity: Further options that a checkpoint must agree with, by name.
-        on_sigterm: What becomes of SIGTERM once the step is done and training has ended in order: "return" as if
-            training were over, or "exit" with `SystemExit(143)`, as always without `with` around the loop.
+        on_sigterm: How SIGTERM is handled once the current step is done and training has ended in order: `"return"` as
+            if training were over, or `"exit"` with `SystemExit(143)`. Without `with` around the loop it is always
+            `"exit"`.
+        clock: A clock in seconds that never goes back, for `max_time` and `Every(seconds=)`; only differences count.
 
     Attributes:
         history: The `History` of the run.
-        epoch: The current epoch.
-        step: Steps trained in the current epoch.
-        total_steps: Steps trained in all epochs.
+        progress: How far the run is: a `Progress`.
 
     Raises:
         RuntimeError: If the model is not compiled.
@@ -84,131 +90,114 @@ class TrainingSession:
         epochs: int = 1,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
-        callbacks: Any = None,
+        callbacks: Callbacks = None,
         verbose: int | str = "auto",
         validation_data: Any = None,
-        validation_freq: Any = 1,
-        validation_interval: int | None = None,
+        validation_freq: Frequency = 1,
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
-        workers: dict | None = None,
-        early_stopping: Any = None,
+        workers: Mapping[str, Any] | None = None,
+        early_stopping: int | keras.callbacks.Callback | None = None,
         log_every: int | None = None,
         max_steps: int | None = None,
-        max_time: Any = None,
-        checkpoints: Any = None,
-        identity: dict | None = None,
-        on_sigterm: str = "return",
-        dry_run: DryRun | None = None,
+        max_time: Duration | None = None,
+        checkpoint: Directory | Checkpoints | None = None,
+        dry_run: bool | int | DryRun = False,
+        identity: Mapping[str, Any] | None = None,
+        on_sigterm: Literal["return", "exit"] = "return",
+        clock: Callable[[], float] = time.monotonic,
     ):
-        if not hasattr(model, "_compiled_steps"):
-            raise TypeError(
-                "The model must be a `CustomTrainModel`, or of a class with `CustomTrainMixin` before its Keras model. "
-                f"Received: a {type(model).__name__}"
-            )
-        if not compat.is_compiled(model):
-            raise RuntimeError("The model must be compiled before it is trained: call `model.compile()` first.")
-        for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
-            if isinstance(value, bool) or not hasattr(value, "__index__") or value < 0:
-                raise ValueError(f"`{name}` must be an integer, 0 or more. Received: {name}={value!r}")
-        self._limits = Limits(max_steps, max_time)
-        if max_time is not None and has_workers(model.distribute_strategy):
-            raise ValueError(
-                "`max_time` must not be set with several workers, whose clocks differ: one would wait for those that "
-                f"have ended. Use `max_steps`. Received: max_time={max_time!r}"
-            )
-        self._signals = SignalHandlers(on_sigterm)
+        check_model(model)
         self.model = model
-        self.steps_per_execution = compat.steps_per_execution(model)
-        self.epoch: Any = None
-        self.step = 0
-        self.total_steps = 0
-        self._epochs = epochs
-        self._initial_epoch = initial_epoch
+        self._epochs = as_count("epochs", epochs, 0)
+        self._initial_epoch = as_count("initial_epoch", initial_epoch, 0)
         self._steps_per_epoch = steps_per_epoch
+        self._limits = Limits(max_steps, max_time, one_clock=not has_workers(model.distribute_strategy), clock=clock)
+        self._signals = SignalHandlers(on_sigterm)
+        self._dry_run = DryRun.of(dry_run)
+        checkpoints = None if checkpoint is None else Checkpoints.of(checkpoint)
+
+        # The validation sets come first: by default early stopping monitors the first of them.
         validation_sources: dict[str, Source] = {}
         if validation_data is not None:
-            validation_sources = make_validation_sources(
-                validation_data,
-                batch_size=validation_batch_size,
-                steps=validation_steps,
-                model=model,
-                **(workers or {}),
-            )
-        self._dry_run = dry_run or DryRun()
-        validation_sources = self._dry_run.validation(validation_sources)
-        verbose = compat.verbosity(verbose)
-        self._stopping = make_early_stopping(early_stopping, list(validation_sources), verbose=int(verbose != 0))
+            options = dict(batch_size=validation_batch_size, steps=validation_steps, model=model, **(workers or {}))
+            validation_sources = self._dry_run.validation(make_validation_sources(validation_data, **options))
+        verbose = compat.resolve_verbose(verbose)
+        self._early_stopping = make_early_stopping(early_stopping, list(validation_sources), verbose=int(verbose != 0))
         own = [LogEvery(log_every)] if log_every is not None else []
-        own += [self._stopping] if self._stopping is not None else []
-        self.callbacks = make_callback_list(model, callbacks, own, verbose, epochs, steps_per_epoch)
+        own += [self._early_stopping] if self._early_stopping is not None else []
+        self.callbacks = make_callback_list(model, callbacks, own, verbose, self._epochs, steps_per_epoch)
         self._hooks = BatchHooks(self.callbacks, "train")
-        self._train_step = compiled_steps(model, counts_randomness=checkpoints is not None).train
+
+        # The steps come before what evaluates: a run with checkpoints needs them with resumable random ops.
+        self._train_step = compiled_steps(model, keep_random_state=checkpoint is not None).train
         compat.build_optimizer(model)
         model.gradient_pipeline.prepare(model)
-        evaluation = Evaluation(model, self.callbacks, progress=False)
-        self._validation = Validation(evaluation, validation_sources, validation_freq, validation_interval)
-        self._resumption = Resumption(
-            model, self.callbacks.callbacks, self._validation, self._stopping, checkpoints, identity
-        )
-        self._trainable_state = compat.compiled_trainable_state(model)
-        self._running = False
-        self._in_epoch = False
-        self._stopped_before = False  # within the epoch that was taken up: no step of it is left
-        self._first_epoch = lambda: initial_epoch
-        self._step_logs: dict = {}  # of the last step; tensors
-        self._epoch_logs: dict | None = None  # of the epoch so far, once its training is over
-        self._extra_logs: dict = {}
-        self._final_logs: dict | None = None
-        self._limit: str | None = None  # which one was reached
-        self._reason_before: str | None = None  # why the training that was taken up had stopped
-        self._terminated = False
 
-    # ------------------------------------------------------------------------------------------ begin and end
+        # What a checkpoint saves, then what makes checkpoints, then what asks for them.
+        self.progress = Progress(self._initial_epoch)
+        self._stop = Stop(model, self._early_stopping)
+        self._validation = Validation(model, self.callbacks, validation_sources, validation_freq, self.progress, clock)
+        run = self.progress, self._stop
+        self._checkpoints = SessionCheckpoints(
+            model, self.callbacks.callbacks, *run, self._validation, self._early_stopping, checkpoints, identity
+        )
+        self._pauses = Pauses(*run, self._limits, self._signals, self._validation, self._checkpoints, self._hooks)
+        self._trainable_state = compat.compiled_trainable_state(model)
+        self._running = self._validated = False
+        self._resumed_stopped = False  # within an epoch: no further step of it is trained
+        self._epoch_logs: Logs | None = None  # of the epoch so far, once its training is over
 
     def __enter__(self) -> TrainingSession:
         with contextlib.ExitStack() as undo:
-            undo.callback(self._resumption.close)
-            self._resumption.open()
+            undo.callback(self._checkpoints.close)
+            self._checkpoints.open()
             undo.callback(self._signals.end)
             self._signals.begin()
             undo.enter_context(self._trainable_state)
             self.model.gradient_pipeline.begin()
+            self._stop.begin()
             self._limits.begin()
+            self._validation.begin()
             undo.pop_all()  # from here on `__exit__` does
-        self._running, self._terminated = True, False
+        self._running = True
         try:
-            self._first_epoch = compat.start_training(self.model, self._initial_epoch, self._steps_per_epoch)
+            compat.start_training(self.model)
             self.callbacks.on_train_begin()
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
         return self
 
-    def __exit__(self, kind, error, traceback) -> bool:
-        ended_well = kind in (None, GeneratorExit)  # the latter where `epochs()` was left by `break`, without `with`
-        self._terminated = kind is Terminated
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        ended_well = kind in (None, GeneratorExit)  # the latter if `epochs()` was left by `break`, without `with`
+        if kind is Terminated:
+            self._stop.terminate()
         try:
-            if ended_well and self._in_epoch:
+            if ended_well and self._pauses.in_epoch:
                 self.end_epoch()
-            if ended_well and self._final_logs is not None:
-                compat.finish_training(self.model)
+            if ended_well and self.progress.final_logs is not None:
+                compat.finalize_weights(self.model)
         finally:
-            self._running = self._in_epoch = False
+            self._running = self._pauses.in_epoch = False
             self._trainable_state.__exit__(None, None, None)
             try:
-                self._end_callbacks(ended_well)
+                end_callbacks(self.callbacks, self.progress.final_logs, ended_well)
             finally:
-                self._terminated = self._terminated or (kind is None and self._signals.pending == signal.SIGTERM)
+                terminated = kind is Terminated or (kind is None and self._signals.pending == signal.SIGTERM)
+                if terminated:
+                    self._stop.terminate()
                 self.history.stop_reason = self.stop_reason
-                self.history.validation = self._validation.done
+                self.history.validation = self.progress.validations
                 try:
-                    if isinstance(self._stopping, EarlyStopping):
-                        self._stopping.restore()  # even where another callback's `on_train_end` raised before it
+                    if isinstance(self._early_stopping, EarlyStopping):
+                        self._early_stopping.restore()  # even where another callback's `on_train_end` raised before it
                 finally:
                     self._signals.end()
-                    self._resumption.close()
-        returns = self._terminated and self._signals.on_sigterm == "return"
+                    self._checkpoints.close()
+        returns = terminated and self._signals.on_sigterm == "return"
         if kind is None and not returns:
             self._signals.raise_pending()  # what has come since the last step
         return returns
@@ -220,7 +209,7 @@ class TrainingSession:
         `end_epoch`, unless the body has called them. The last epoch is the one in which something asks to stop.
 
         Args:
-            data: The `Source` that is trained on, if it is one: it begins anew, and without data no epoch begins.
+            data: The `Source` that is trained on, if it is one: it restarts, and without data no epoch begins.
         """
         if not self._running:
             with self:
@@ -228,57 +217,64 @@ class TrainingSession:
             return
         if data is not None:
             data.restart()
-        progress = self._go_on(self._resumption.begin(data))
-        epoch = self._first_epoch() if progress is None else progress.epoch
-        if progress is None:
-            self._validate_for_sanity()
-        while epoch < self._epochs and not self._is_over(progress):
-            within_epoch = progress is not None and progress.step > 0
-            if data is not None and not within_epoch and not data.has_more():
-                break
+        resumed = self._checkpoints.resume(data)
+        if resumed:
+            within_epoch = self.progress.step > 0
+            self._stop.reach_limit(None if within_epoch else self._limits.reached(self.total_steps))
+            if self.should_stop and not within_epoch:
+                return  # the run was over
+        else:
+            self.progress.epoch, within_epoch = (
+                compat.first_epoch(self.model, self._initial_epoch, self._steps_per_epoch),
+                False,
+            )
+            if self._dry_run.sanity_validation:
+                self._validation.run_before_training(self._dry_run.sanity_validation, self._signals.raise_pending)
+        epoch = self.progress.epoch
+        while epoch < self._epochs and (within_epoch or data is None or data.has_more()):
             self.begin_epoch(epoch)
             if within_epoch:
-                self._go_on_within_epoch()
-            progress = None
+                self._resume_within_epoch()
+            within_epoch = False
             yield epoch
-            if self._in_epoch:
+            if self._pauses.in_epoch:
                 if self.validates(epoch) and not self._validated:
                     self.validate()
                 self.end_epoch()
-            self._raise_pending_signals()
+            self._pauses.raise_pending_signals()
             if self.should_stop:
                 break
             epoch += 1
 
     def begin_epoch(self, epoch: int) -> None:
-        """Sets the metrics to zero and fires `on_epoch_begin`."""
-        self.epoch, self.step = epoch, 0
-        self._step_logs, self._epoch_logs, self._extra_logs = {}, None, {}
-        self._in_epoch, self._validated, self._stopped_before = True, False, False
+        """Resets the metrics and fires `on_epoch_begin`."""
+        self.progress.begin_epoch(epoch)
+        self._epoch_logs = None
+        self._pauses.in_epoch = True
+        self._validated = self._resumed_stopped = False
         self.model.reset_metrics()
         self.callbacks.on_epoch_begin(epoch)
 
-    def end_epoch(self) -> dict:
+    def end_epoch(self) -> Logs:
         """Fires `on_epoch_end`: History, callbacks and early stopping see the epoch's logs.
 
         Returns:
             The logs, as numbers.
         """
-        logs = {**self._training_logs(), **self._validation.logs_within(self.epoch), **self._extra_logs}
-        self._in_epoch = False
-        self.callbacks.on_epoch_end(self.epoch, logs)
-        self._final_logs = logs
-        self._resumption.rate(logs)
+        epoch = self.progress.epoch
+        logs = {**self._training_logs(), **self._validation.logs_within(epoch), **self.progress.own_logs}
+        self._pauses.in_epoch = False
+        self.callbacks.on_epoch_end(epoch, logs)
+        self.progress.end_epoch(logs)
+        self._checkpoints.record_score(logs)
         limit = self._limits.reached(self.total_steps)
-        if self._resumption.after_epoch() or self.epoch + 1 >= self._epochs or self.should_stop or limit:
-            self._save()
-        self._limit = self._limit or limit  # the time may run out after an epoch's last step
+        if self._checkpoints.due_after_epoch() or epoch + 1 >= self._epochs or self.should_stop or limit:
+            self._pauses.save()
+        self._stop.reach_limit(limit)  # time may run out after an epoch's last step
         return logs
 
-    # -------------------------------------------------------------------------------------- steps and validation
-
-    def train_on(self, batch: Any) -> dict:
-        """One `train_step` on a batch that you hold, between `on_train_batch_begin` and `on_train_batch_end`.
+    def train_on(self, batch: Any) -> Logs:
+        """Trains one step on a batch that you hold, between `on_train_batch_begin` and `on_train_batch_end`.
 
         Args:
             batch: What the model's `train_step` takes: `x`, `(x, y)` or `(x, y, sample_weight)`.
@@ -287,64 +283,62 @@ class TrainingSession:
             The step's logs, as tensors: reading one waits for the device.
         """
         block = self._train_step.block_of(batch, self.step)
-        self._resumption.note_batch(block)
+        self._checkpoints.note_batch(block)
         logs = self.train_block(block)
         assert logs is not None  # there is a batch
         return logs
 
-    def train_block(self, block: Block) -> dict | None:
-        """The steps of a block from a `Source`, as `train_on` but in one graph call.
+    def train_block(self, block: Block) -> Logs | None:
+        """Trains the steps of a block from a `Source`: like `train_on`, in one graph call.
 
         Returns:
-            The last step's logs, as tensors; `None` where the data has ended before the first step.
+            The last step's logs, as tensors. `None` if the data has ended before the first step.
         """
         self._hooks.begin(block)
         self._limits.before_block()
         logs = self._train_step.run(block)
         if logs is not None:
-            self.step = block.begin + block.done
-            self.total_steps += block.done
-            self._step_logs = logs
-            self.model.gradient_pipeline.check_nonfinite(self.model, self.epoch, self.step)
+            self.progress.advance(block.begin + block.done, block.done, logs)
+            self._stop.request(self.model.gradient_pipeline.check_nonfinite(self.model, self.epoch, self.step))
             self._hooks.end(block, logs)
-            self._after_block(block.done)
+            self._pauses.after_block(block.done)
         return logs
 
     def block_size(self, step: int) -> int:
-        """How many steps of this epoch may run from this one on in one graph call: what `Source.blocks` asks.
+        """How many steps of this epoch may run from this one on in one graph call. `Source.blocks` asks for it.
 
-        While a callback has a batch hook, `steps_per_execution`; else about a tenth of a second's worth. None where a
-        limit is reached, and never more than there are until a limit, a validation or a checkpoint is due.
+        While a callback has a batch hook, `steps_per_execution`, else about a tenth of a second's worth. 0 at a limit,
+        and never more steps than until a limit, a validation or a checkpoint is due.
         """
-        if self._stopped_before:
+        if self._resumed_stopped:
             return 0
-        left = self._limits.steps_left(self.total_steps, begins_epoch=step == 0)
-        if left == 0:
-            self._end_by_limit()
-            return 0
-        size = self._hooks.block_size(step, self.steps_per_execution, self._train_step.pace)
-        dues = (part.steps_until_due(self.total_steps) for part in (self._validation, self._resumption))
-        return int(min(size, left, *dues))
+        most = self._pauses.steps_until_next(begins_epoch=step == 0)
+        size = self._hooks.block_size(step, compat.steps_per_execution(self.model), self._train_step.pace)
+        return int(min(size, most))
 
     def validates(self, epoch: int) -> bool:
-        """Whether `validation_freq` has this epoch validated."""
+        """Whether validation is due after this epoch."""
         return self._validation.due_after_epoch(epoch)
 
-    def validate(self) -> dict:
-        """Runs `test_step` over the validation data; no weight moves.
+    def validate(self) -> Logs:
+        """Runs `test_step` over the validation data. No weight moves.
 
         Returns:
             The logs, as numbers: `val_loss` and so on. They become part of the epoch's.
         """
         training_logs = self._training_logs()  # before the metrics start again
-        validation_logs = self._run_validation()
+        validation_logs = self._pauses.validate(self._validation.run)
         training_logs.update(validation_logs)
         self._validated = True
         return validation_logs
 
-    def plan(self, data: Source, checkpoint_dir: Any = None, checkpoint_interval: Any = "epoch") -> Plan:
+    def log(self, **values: Any) -> None:
+        """Adds values of your own to this epoch's logs, where History, callbacks and early stopping find them."""
+        self.progress.own_logs.update(compat.pythonify_logs(values))
+
+    def plan(self, data: Source) -> Plan:
         """What this session would do with the data, without a step."""
-        resumed, refused = self._resumption.peek(data)
+        resumed, refused = self._checkpoints.peek(data)
         return make_plan(
             self.model,
             data,
@@ -354,162 +348,52 @@ class TrainingSession:
             max_steps=self._limits.max_steps,
             resumed=resumed,
             refused=refused,
-            checkpoint_dir=checkpoint_dir,
-            checkpoint_interval=checkpoint_interval,
-            early_stopping=self._stopping,
+            checkpoints=self._checkpoints.options,
+            early_stopping=self._early_stopping,
             callbacks=self.callbacks.callbacks,
         )
 
-    def log(self, **values: Any) -> None:
-        """Adds values of your own to this epoch's logs, where History, callbacks and early stopping find them."""
-        self._extra_logs.update(compat.to_host(values))
+    @property
+    def epoch(self) -> int:
+        """The current epoch, or between two epochs the next one; counted from 0."""
+        return self.progress.epoch
 
-    # ---------------------------------------------------------------------------------------------------- state
+    @property
+    def step(self) -> int:
+        """Steps trained in the current epoch."""
+        return self.progress.step
+
+    @property
+    def total_steps(self) -> int:
+        """Steps trained in all epochs, including those before a resume."""
+        return self.progress.total_steps
 
     @property
     def should_stop(self) -> bool:
         """Whether a limit, a callback, early stopping or you (`model.stop_training = True`) asked to stop."""
-        return self._limit is not None or bool(self.model.stop_training)
+        return self._stop.is_requested
 
     @property
     def stop_reason(self) -> str | None:
         """Why early stopping, a limit, SIGTERM or `nonfinite="stop"` ended training, in words, or `None`."""
-        if self._terminated:
-            return "SIGTERM"
-        reasons = (
-            getattr(self._stopping, "stop_reason", None),
-            self._limit,
-            self.model.gradient_pipeline.guard.stop_reason,
-            self._reason_before,
-        )
-        return next((reason for reason in reasons if reason is not None), None)
+        return self._stop.reason
 
     @property
     def history(self) -> keras.callbacks.History:
         """The losses and metrics of each epoch."""
         return next(c for c in self.callbacks.callbacks if isinstance(c, keras.callbacks.History))
 
-    def _end_callbacks(self, ended_well: bool) -> None:
-        if ended_well:
-            self.callbacks.on_train_end(self._final_logs)
-            return
-        for callback in self.callbacks.callbacks:
-            # At the end of training this one deletes its backup, which is for training that was cut off.
-            if not isinstance(callback, keras.callbacks.BackupAndRestore):
-                callback.on_train_end(self._final_logs)
-
-    def _training_logs(self) -> dict:
-        """This epoch's logs so far, as numbers: the metrics' results over its steps, and validation once it has run."""
+    def _training_logs(self) -> Logs:
+        """This epoch's logs, as numbers: the metrics' results over its steps, and validation once it has run."""
         if self._epoch_logs is None:
             self.model.gradient_pipeline.flush()
             self._hooks.refresh()
-            self._epoch_logs = metric_results(self.model, self._step_logs)
+            self._epoch_logs = metric_results(self.model, self.progress.step_logs)
         return self._epoch_logs
 
-    def _after_block(self, steps: int) -> None:
-        """Between two blocks, and within an epoch: validation, limits, checkpoints, signals."""
-        self._limits.after_block(steps)
-        if self._validation.due_at(self.total_steps):
-            self._validate_within_epoch()
-        if self._limits.reached(self.total_steps):
-            self._end_by_limit()
-        if self._resumption.after_block(self.total_steps):
-            self._save()
-        self._raise_pending_signals()
-
-    def _validate_within_epoch(self) -> None:
-        self._hooks.refresh()
-        kept = VariableSnapshot(metric_variables(self.model))
-        logs = self._run_validation()
-        kept.restore()  # the training metrics count on
-        self._validation.done.append({"step": self.total_steps, "epoch": self.epoch, **logs})
-        self._resumption.rate(logs)
-        for callback in self.callbacks.callbacks:
-            if hasattr(callback, "on_validation_end"):
-                callback.on_validation_end(self.total_steps, logs)
-
-    def _validate_for_sanity(self) -> None:
-        """A few batches before the first epoch. It leaves no trace, but that data which shuffles itself has done so."""
-        batches = self._dry_run.sanity_validation
-        if not batches:
-            return
-        for source in self._validation.data.values():
-            kept = VariableSnapshot(random_variables(self.model))
-            silent = keras.callbacks.CallbackList(model=self.model)
-            Evaluation(self.model, silent, progress=False).run(
-                FirstBatches(source, batches), self._signals.raise_pending
-            )
-            kept.restore()
-        self._validation.passes += 1
-
-    def _run_validation(self) -> dict:
-        kept = VariableSnapshot([*metric_variables(self.model), *random_variables(self.model)])
-        try:
-            return self._validation.run(self._between_validation_steps)
-        except (KeyboardInterrupt, Terminated):
-            kept.restore()  # the checkpoint is of the moment before: validation is due
-            if not self._signals.at_once:
-                self._save()
-            raise
-
-    def _between_validation_steps(self) -> None:
-        self._resumption.heartbeat()
-        self._signals.raise_pending()
-
-    def _end_by_limit(self) -> None:
-        """Notes that a limit is reached. The checkpoint is of the open epoch: with another limit it goes on."""
-        if self._limit is None:
-            self._limit = self._limits.reached(self.total_steps)
-            self._save()
-
-    def _raise_pending_signals(self) -> None:
-        if self._signals.pending is not None:
-            self._save()
-        self._signals.raise_pending()
-
-    # ---------------------------------------------------------------------------------------------- checkpoints
-
-    def _go_on(self, progress: Progress | None) -> Progress | None:
-        if progress is not None:
-            self.total_steps = progress.total_steps
-            self._validation.done[:], self._validation.passes = progress.validations, progress.validation_passes
-            self._step_logs, self._extra_logs = progress.step_logs, progress.extra_logs
-            self._final_logs = progress.final_logs
-            self._reason_before = progress.stop_reason if progress.stopped else None
-        return progress
-
-    def _go_on_within_epoch(self) -> None:
-        progress = self._resumption.again()
-        self._go_on(progress)
-        self.step = progress.step
-        self.model.stop_training = progress.stopped
-        if self._validation.due_at(self.total_steps):
-            self._validate_within_epoch()
-        self._stopped_before = bool(self.model.stop_training)
-
-    def _is_over(self, progress: Progress | None) -> bool:
-        """Whether the training that was taken up has ended: then no further epoch begins."""
-        if progress is None:
-            return False
-        if progress.step == 0:
-            self._limit = self._limits.reached(progress.total_steps)
-        return (progress.stopped and progress.step == 0) or self._limit is not None
-
-    def _save(self) -> None:
-        """Makes a checkpoint of this moment: within an epoch, or after one."""
-        after_limit = self._limit is not None and not self._in_epoch  # the epoch stays open: a later call may go on
-        if self.epoch is None or after_limit or not self._resumption.saves:
-            return
-        progress = Progress(
-            epoch=self.epoch if self._in_epoch else self.epoch + 1,
-            step=self.step if self._in_epoch else 0,
-            total_steps=self.total_steps,
-            stopped=bool(self.model.stop_training),
-            stop_reason=self.stop_reason,
-            validations=self._validation.done,
-            validation_passes=self._validation.passes,
-            extra_logs=self._extra_logs if self._in_epoch else {},
-            step_logs=compat.to_host(self._step_logs),
-            final_logs=self._final_logs,
-        )
-        self._resumption.save(progress)
+    def _resume_within_epoch(self) -> None:
+        """Continues an epoch that a checkpoint was made in; it has just begun a second time."""
+        self._checkpoints.restore_again()
+        if self._validation.due_within_epoch():
+            self._pauses.validate_within_epoch()
+        self._resumed_stopped = self._stop.is_final

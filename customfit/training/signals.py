@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a model trains: noted at once, heeded when the step is done."""
+"""Ctrl-C and SIGTERM while a model trains: recorded at once, raised when the current step is done."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from typing import Any
 
 
 class Terminated(SystemExit):
-    """SIGTERM has ended training, and all that is kept of it is kept. The exit code is the shell's, 143."""
+    """SIGTERM has ended training, after everything was saved. The exit code is the shell's, 143."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
 
 
 class SignalHandlers:
-    """Handlers of SIGINT and SIGTERM for as long as a model trains.
+    """Handlers of SIGINT and SIGTERM while a model trains.
 
-    A handler that the caller has set is left alone, and so is everything in another thread than the main one, where
-    Python lets nobody set handlers.
+    A handler that the caller has set stays in place. Outside the main thread no handlers are set: Python does not
+    allow it.
 
     Args:
-        on_sigterm: "return" or "exit": what becomes of SIGTERM once training has ended in order.
+        on_sigterm: How SIGTERM is handled once training has ended in order: `"return"` or `"exit"`.
 
     Attributes:
-        pending: The signal that has come and has not been heeded yet, or `None`.
-        at_once: Whether a second Ctrl-C has come, which waits for nothing.
+        on_sigterm: As given.
+        pending: The signal that has arrived and has not been raised yet, or `None`.
+        at_once: Whether Ctrl-C was pressed a second time, which waits for nothing.
 
     Raises:
         ValueError: If `on_sigterm` is anything else.
@@ -39,7 +40,7 @@ class SignalHandlers:
         self.pending: int | None = None
         self._before: dict[int, Any] = {}
         self.at_once = False
-        self._again = False  # whether Ctrl-C has been pressed once
+        self._again = False  # whether Ctrl-C was pressed
 
     def begin(self) -> None:
         """Sets the handlers."""
@@ -48,22 +49,22 @@ class SignalHandlers:
             return
         for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
             if signal.getsignal(number) == default:
-                self._before[number] = signal.signal(number, self._note)
+                self._before[number] = signal.signal(number, self._record)
 
     def end(self) -> None:
-        """Puts back the handlers that there were."""
+        """Restores the handlers of before."""
         while self._before:
             signal.signal(*self._before.popitem())
 
     def raise_pending(self) -> None:
-        """Raises what has come: `KeyboardInterrupt` for Ctrl-C, `Terminated` for SIGTERM."""
+        """Raises the pending signal: `KeyboardInterrupt` for Ctrl-C, `Terminated` for SIGTERM."""
         pending, self.pending = self.pending, None
         if pending == signal.SIGINT:
             raise KeyboardInterrupt
         if pending is not None:
             raise Terminated
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         del frame
         if number == signal.SIGINT and self._again:
             self.pending, self.at_once = None, True

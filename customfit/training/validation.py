@@ -1,120 +1,179 @@
-"""When a session validates, and on what."""
+"""Validation: after epochs, within them, and before the first one."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Callable
+import time
+from collections.abc import Callable, Container, Mapping
+from typing import Union
 
 from customfit import compat
 from customfit.arguments import is_count
+from customfit.checkpoint import random_variables
 from customfit.compat import keras
-from customfit.data import Source
-from customfit.execution import replicas
+from customfit.data import FirstBatches, Source
+from customfit.every import Every
+from customfit.execution import VariableSnapshot, has_workers, replicas
 from customfit.training.evaluation import Evaluation
+from customfit.training.progress import Logs, Progress
+
+Frequency = Union[int, Container[int], Every]
 
 
 class Validation:
-    """Passes over the validation data: after epochs, or every so many steps.
+    """Passes over the validation data. No weight moves.
 
     Args:
-        evaluation: Makes the passes.
+        model: The model.
+        callbacks: The `CallbackList`.
         data: The sources, by the prefix of their logs.
-        freq: After which epochs: every so many, or a list of epochs counted from 1.
-        interval: After how many steps, counted over all epochs, instead; or `None`.
-
-    Attributes:
-        done: What each pass within an epoch has found: its logs, with the step and the epoch.
-        passes: How many there were: within epochs, after them, and one before the first where that was asked for.
+        freq: After which epochs: every so many, a list of epochs counted from 1, or an `Every`. With
+            `Every(steps=)` and `Every(seconds=)` passes are made within epochs instead.
+        progress: How far the run is. Each pass is recorded there.
+        clock: A clock in seconds that never goes back; only differences count.
 
     Raises:
-        ValueError: If an option is wrong.
+        ValueError: If `freq` is wrong, or is given without data.
     """
 
-    def __init__(self, evaluation: Evaluation, data: dict[str, Source], freq: Any = 1, interval: Any = None):
-        _check_freq(freq)
-        _check_interval(interval, freq, bool(data))
+    def __init__(
+        self,
+        model: keras.Model,
+        callbacks: keras.callbacks.CallbackList,
+        data: Mapping[str, Source],
+        freq: Frequency,
+        progress: Progress,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        _check(freq, bool(data), model.distribute_strategy)
         self.data = data
-        self.interval = None if interval is None else int(interval)
-        self.done: list[dict] = []
-        self.passes = 0
         self.freq = freq
-        self._evaluation = evaluation
+        self._model = model
+        self._callbacks = callbacks
+        self._evaluation = Evaluation(model, callbacks, progress=False)
+        self._progress = progress
+        self._steps = freq.steps if isinstance(freq, Every) else None
+        self._seconds = freq.seconds if isinstance(freq, Every) else None
+        self._epochs = freq.epochs if isinstance(freq, Every) else freq
+        self._clock = clock
+        self._last = clock()
+
+    @property
+    def steps(self) -> int | None:
+        """After how many training steps a pass is due within epochs, or `None`."""
+        return self._steps
+
+    @property
+    def is_within_epochs(self) -> bool:
+        """Whether passes are made within epochs, by steps or by time."""
+        return self._epochs is None
+
+    def begin(self) -> None:
+        """Starts to count the time."""
+        self._last = self._clock()
 
     def due_after_epoch(self, epoch: int) -> bool:
-        """Whether `validation_freq` has this epoch validated."""
-        if not self.data or self.interval is not None:
+        """Whether a pass is due after this epoch."""
+        if not self.data or self._epochs is None:
             return False
-        if isinstance(self.freq, int):
-            return (epoch + 1) % self.freq == 0
-        return epoch + 1 in self.freq
+        if is_count(self._epochs, 1):
+            return (epoch + 1) % int(self._epochs) == 0  # type: ignore[call-overload]
+        return epoch + 1 in self._epochs  # type: ignore[operator]
 
-    def due_at(self, step: int) -> bool:
-        """Whether `validation_interval` asks for a pass after so many steps, and there was none yet."""
-        if self.interval is None or step == 0 or step % self.interval:
+    def due_within_epoch(self) -> bool:
+        """Whether a pass is due at this step and has not been made."""
+        if self._seconds is not None:
+            return self._clock() - self._last >= self._seconds
+        step, done = self._progress.total_steps, self._progress.validations
+        if self._steps is None or step == 0 or step % self._steps:
             return False
-        return not self.done or self.done[-1]["step"] != step
+        return not done or done[-1]["step"] != step
 
-    def steps_until_due(self, step: int) -> float:
-        """How many steps, from this one on, until `validation_interval` asks for a pass."""
-        return math.inf if self.interval is None else self.interval - step % self.interval
+    def steps_until_due(self) -> float:
+        """How many steps from here until a pass is due within the epoch."""
+        return math.inf if self._steps is None else self._steps - self._progress.total_steps % self._steps
 
-    def logs_within(self, epoch: int) -> dict:
+    def logs_within(self, epoch: int) -> Logs:
         """The logs of the last pass within an epoch."""
-        last = self.done[-1] if self.done else {"epoch": None}
-        if last["epoch"] != epoch:
+        done = self._progress.validations
+        if not done or done[-1]["epoch"] != epoch:
             return {}
-        return {name: value for name, value in last.items() if name not in ("step", "epoch")}
+        return {name: value for name, value in done[-1].items() if name not in ("step", "epoch")}
 
-    def run(self, after_block: Callable[[], None]) -> dict:
-        """Runs `test_step` over all the data; no weight moves.
+    def run(self, between_blocks: Callable[[], None]) -> Logs:
+        """Makes a pass over all the data.
 
         Args:
-            after_block: Called after each block of steps; what it raises ends the pass.
+            between_blocks: Called after each block of steps. If it raises, metrics and random states are as before.
 
         Returns:
             The logs, as numbers, by their names with prefix.
         """
         if not self.data:
             raise ValueError("`validation_data` must be given to validate. Received: validation_data=None")
-        logs = {
-            f"{prefix}{name}": value
-            for prefix, source in self.data.items()
-            for name, value in self._evaluation.run(source, after_block).items()
-        }
-        self.passes += 1
+        before = VariableSnapshot([*metric_variables(self._model), *random_variables(self._model)])
+        try:
+            logs = {
+                f"{prefix}{name}": value
+                for prefix, source in self.data.items()
+                for name, value in self._evaluation.run(source, between_blocks).items()
+            }
+        except (KeyboardInterrupt, SystemExit):
+            before.restore()  # a checkpoint made now is of the moment before this pass, which is still due
+            raise
+        self._progress.validation_passes += 1
+        self._last = self._clock()
         return logs
+
+    def run_within_epoch(self, between_blocks: Callable[[], None]) -> Logs:
+        """Makes a pass within an epoch: the training metrics continue afterwards where they were.
+
+        Callbacks that have `on_validation_end(step, logs)` are told.
+        """
+        training_metrics = VariableSnapshot(metric_variables(self._model))
+        logs = self.run(between_blocks)
+        training_metrics.restore()
+        progress = self._progress
+        progress.validations.append({"step": progress.total_steps, "epoch": progress.epoch, **logs})
+        for callback in self._callbacks.callbacks:
+            if hasattr(callback, "on_validation_end"):
+                callback.on_validation_end(progress.total_steps, logs)
+        return logs
+
+    def run_before_training(self, batches: int, between_blocks: Callable[[], None]) -> None:
+        """Validates a few batches of each set, so that a mistake there shows before the first epoch.
+
+        It leaves no trace, except that data which shuffles itself has done so once.
+        """
+        silent = keras.callbacks.CallbackList(model=self._model)
+        for source in self.data.values():
+            before = VariableSnapshot(random_variables(self._model))
+            Evaluation(self._model, silent, progress=False).run(FirstBatches(source, batches), between_blocks)
+            before.restore()
+        self._progress.validation_passes += 1
 
 
 def metric_variables(model: keras.Model) -> list:
-    """The variables of all the model's metrics, those of gradients among them; of each replica."""
+    """The variables of all the model's metrics, including those of gradients; each replica's own."""
     variables = [variable for metric in model.metrics for variable in metric.variables]
     variables += model.gradient_pipeline.metrics.of_epoch
     strategy = model.distribute_strategy
     return [copy for variable in variables for copy in replicas.copies(strategy, compat.tf_variable(variable))]
 
 
-def _check_freq(freq: Any) -> None:
-    positive = isinstance(freq, int) and not isinstance(freq, bool) and freq >= 1
-    if not positive and (isinstance(freq, (str, int, float)) or not hasattr(freq, "__contains__")):
-        raise ValueError(
-            f"`validation_freq` must be a positive integer or a list of epochs. Received: validation_freq={freq!r}"
-        )
-
-
-def _check_interval(interval: Any, freq: Any, has_data: bool) -> None:
-    if interval is None:
+def _check(freq: object, has_data: bool, strategy: object) -> None:
+    if isinstance(freq, Every):
+        if freq.epochs is None and not has_data:
+            raise ValueError(f"`validation_freq={freq}` needs validation data. Received: validation_data=None")
+        if freq.seconds is not None and has_workers(strategy):
+            raise ValueError(
+                "`validation_freq=Every(seconds=)` cannot be used with several workers, whose clocks differ; use "
+                f"`Every(steps=)`. Received: validation_freq={freq}"
+            )
         return
-    if not is_count(interval, 1):
+    is_one = isinstance(freq, (str, int, float)) or getattr(freq, "shape", None) == ()
+    if not is_count(freq, 1) and (is_one or not hasattr(freq, "__contains__")):
         raise ValueError(
-            f"`validation_interval` must be a positive number of steps. Received: validation_interval={interval!r}"
-        )
-    if not has_data:
-        raise ValueError(
-            "`validation_interval` must come with validation data. Received: "
-            f"validation_interval={interval}, validation_data=None"
-        )
-    if freq != 1:
-        raise ValueError(
-            "At most one of `validation_interval` and `validation_freq` may be set. Received: "
-            f"validation_interval={interval}, validation_freq={freq!r}"
+            "`validation_freq` must be a positive integer, a list of epochs counted from 1, or an `Every`. Received: "
+            f"validation_freq={freq!r}"
         )

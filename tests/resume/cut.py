@@ -5,23 +5,30 @@ import warnings
 
 import numpy as np
 
-from customfit import CustomTrainModel
+from customfit import Checkpoints, CustomTrainModel, Every
 from customfit.checkpoint import variables_of
 from customfit.compat import keras
 from tests.parity.compare import compiled
 
 SEED = 7
+EACH_EPOCH = Every(epochs=1)
 
 
 def train(build, arguments, checkpoint_dir=None, seed=SEED, **compile_options):
-    """As a new process would: names and seeds begin anew. `arguments` may be a function, for data made anew."""
+    """As a new process would: names and seeds start again. `arguments` may be a function, for data made again.
+
+    Of the arguments, `every`, `keep`, `resume` and `on_error` are those of `Checkpoints`.
+    """
     keras.backend.clear_session()
     if seed is not None:
         keras.utils.set_random_seed(seed)
     model = compiled(build, CustomTrainModel, **compile_options)
     given = arguments() if callable(arguments) else arguments
     defaults = {"epochs": 3, "batch_size": 16, "verbose": 0}
-    history = model.custom_fit(**{**defaults, **given, "checkpoint_dir": checkpoint_dir})
+    options = {name: given[name] for name in ("every", "keep", "resume", "on_error") if name in given}
+    checkpoint = None if checkpoint_dir is None else Checkpoints(checkpoint_dir, **options)
+    rest = {name: value for name, value in given.items() if name not in options}
+    history = model.custom_fit(**{**defaults, **rest, "checkpoint": checkpoint})
     return model, history
 
 
@@ -38,19 +45,19 @@ def assert_same(ours, theirs):
     assert ours[1].validation == theirs[1].validation
 
 
-def assert_resumes(build, arguments, tmp_path, cuts=(2, 7), interval="epoch", **compile_options):
+def assert_resumes(build, arguments, tmp_path, cuts=(2, 7), every=EACH_EPOCH, **compile_options):
     """Cut off after each of `cuts` steps, it ends as if left alone."""
     given = arguments if callable(arguments) else lambda: arguments
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The data cannot be taken up")
+        warnings.filterwarnings(
+            "ignore", message="(The data cannot be taken up|The position of the data cannot be restored)"
+        )
         whole = train(build, given, **compile_options)
         for step in cuts:
-            cut = lambda: {**given(), "max_steps": step, "checkpoint_interval": interval}  # noqa: B023
+            cut = lambda: {**given(), "max_steps": step, "every": every}  # noqa: B023
             _, history = train(build, cut, tmp_path, **compile_options)
-            assert history.stop_reason == f"max_steps={step} is reached"
-        taken_up = train(
-            build, lambda: {**given(), "checkpoint_interval": interval, "resume": True}, tmp_path, **compile_options
-        )
+            assert history.stop_reason == f"reached max_steps={step}"
+        taken_up = train(build, lambda: {**given(), "every": every, "resume": True}, tmp_path, **compile_options)
     assert_same(taken_up, whole)
     return taken_up
 

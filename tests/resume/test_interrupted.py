@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from customfit import Every
 from customfit.compat import keras
 from tests.parity import models
 from tests.resume.cut import Interrupts, assert_same, train
@@ -53,6 +54,6 @@ def test_a_second_ctrl_c_in_validation_waits_for_no_checkpoint(tmp_path):
 
 
 def test_a_validation_inside_an_epoch_that_was_interrupted_is_made_again(tmp_path):
-    given = {**ROWS, "validation_interval": 3}
+    given = {**ROWS, "validation_freq": Every(steps=3)}
     train(models.dropout, {**given, "callbacks": [Interrupts("on_test_batch_end", 1, signal.SIGTERM)]}, tmp_path)
     assert_same(train(models.dropout, {**given, "resume": True}, tmp_path), train(models.dropout, given))

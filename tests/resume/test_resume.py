@@ -6,10 +6,9 @@ import signal
 import numpy as np
 import pytest
 
-from customfit import CustomTrainModel, EarlyStopping, TrainingSession, compat
+from customfit import Checkpoints, CustomTrainModel, DryRun, EarlyStopping, Every, TrainingSession, compat
 from customfit.compat import keras, tf
 from customfit.data import ArraySource
-from customfit.training.limits import Limits
 from tests.parity import models
 from tests.resume.cut import SEED, Interrupts, assert_resumes, assert_same, train
 
@@ -31,9 +30,12 @@ def test_cut_off_at_any_step(cut, tmp_path):
     assert_resumes(models.dropout, {**ROWS, **VALIDATION}, tmp_path, cuts=[cut])
 
 
-@pytest.mark.parametrize("interval", some(4, 1, 0.0001, "00:10:00"))
-def test_whatever_the_interval(interval, tmp_path):
-    assert_resumes(models.dropout, {**ROWS, **VALIDATION}, tmp_path, interval=interval)
+EVERY = some(Every(steps=4), Every(steps=1), Every(seconds=0.0001), Every(seconds="00:10:00"), Every(epochs=2))
+
+
+@pytest.mark.parametrize("every", EVERY)
+def test_however_often(every, tmp_path):
+    assert_resumes(models.dropout, {**ROWS, **VALIDATION}, tmp_path, every=every)
 
 
 @supports("Resume", "dropout, also Keras 2's without a seed; batch normalisation; subclassed models", fit="no")
@@ -78,7 +80,7 @@ def test_random_ops_whose_state_cannot_be_kept_are_named(tmp_path):
 
         return models.dense(Shuffles)
 
-    with pytest.warns(UserWarning, match="`train_step` draws by `tf.random.shuffle`, whose state cannot be kept"):
+    with pytest.warns(UserWarning, match="`train_step` uses `tf.random.shuffle`, whose state cannot be saved"):
         train(build, {**ROWS, "epochs": 1}, tmp_path)
 
 
@@ -125,7 +127,7 @@ def test_accumulation_by_the_optimizer(tmp_path):
 def test_accumulation(cut, tmp_path):
     """Windows of 3 in epochs of 5 steps: 1 2 3 | 4 5, each with its own rows."""
     options = {"gradient_accumulation_steps": 3, "clip_percentile": 50, "gradient_metrics": ["grad_norm"]}
-    model, _ = assert_resumes(models.dropout, ROWS, tmp_path, cuts=[cut], interval=1, **options)
+    model, _ = assert_resumes(models.dropout, ROWS, tmp_path, cuts=[cut], every=Every(steps=1), **options)
     assert int(model.optimizer.iterations.numpy()) == 6
 
 
@@ -214,7 +216,7 @@ def test_datasets(options, tmp_path):
 def test_a_shuffled_dataset_whose_end_has_been_read_ahead(cut, tmp_path):
     """TensorFlow reads a few batches ahead. To read an iterator's state from there moves the seed of later passes."""
     read_ahead = lambda: {**(given := dataset(shuffle=True)()), "x": given["x"].prefetch(2)}
-    assert_resumes(models.dropout, read_ahead, tmp_path, cuts=[cut], interval=1)
+    assert_resumes(models.dropout, read_ahead, tmp_path, cuts=[cut], every=Every(steps=1))
 
 
 @slow
@@ -292,8 +294,8 @@ def test_a_stop_that_was_asked_for_within_an_epoch_is_not_forgotten(tmp_path):
             if self.dies and self.model.stop_training:
                 raise ZeroDivisionError
 
-    given = lambda dies: {**ROWS, **VALIDATION, "callbacks": [Stops(dies)], "checkpoint_interval": 1}
-    whole = train(models.dropout, {**given(False), "checkpoint_interval": "epoch"})
+    given = lambda dies: {**ROWS, **VALIDATION, "callbacks": [Stops(dies)], "every": Every(steps=1)}
+    whole = train(models.dropout, {**given(False), "every": Every(epochs=1)})
     with pytest.raises(ZeroDivisionError):
         train(models.dropout, given(True), tmp_path)
     taken_up = train(models.dropout, given(False), tmp_path)
@@ -350,12 +352,17 @@ class iter_again:  # noqa: N801
         {"steps_per_epoch": 3},
         {"shuffle": "batch"},
         {"shuffle": False, "class_weight": {0: 1.0, 1: 2.0, 2: 3.0}},
-        {"resident_share": 0.0},
+        lambda: {
+            "x": ArraySource(X, Y, batch_size=16, shuffle=True, epochs=3, resident_share=0.0),
+            "y": None,
+            "batch_size": None,
+        },
     ],
     ids=str,
 )
 def test_ways_of_arrays(arguments, tmp_path):
-    assert_resumes(models.dropout, {**ROWS, **arguments}, tmp_path)
+    given = arguments if callable(arguments) else {**ROWS, **arguments}
+    assert_resumes(models.dropout, given, tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------------- callbacks
@@ -440,7 +447,7 @@ def test_a_state_that_cannot_be_kept_is_named(tmp_path):
 
 
 def test_validation_by_steps_is_taken_up(tmp_path):
-    given = {**ROWS, **VALIDATION, "validation_interval": 2, "early_stopping": 9}
+    given = {**ROWS, **VALIDATION, "validation_freq": Every(steps=2), "early_stopping": 9}
     assert_resumes(models.dropout, given, tmp_path, cuts=[3, 4, 9])
 
 
@@ -470,7 +477,7 @@ def test_validation_data_that_shuffles_itself_is_taken_up(sets, tmp_path):
         **ROWS,
         "validation_data": held_out() if sets == 1 else {"a": held_out(), "b": held_out()},
         "validation_steps": 2,
-        "sanity_validation": 1,
+        "dry_run": DryRun(sanity_validation=1),
         "callbacks": [],
     }
     whole = train(models.dropout, given)
@@ -487,8 +494,8 @@ def test_a_validation_sequence_that_shuffles_itself_is_taken_up(tmp_path):
     assert len(set(whole[1].history["val_loss"])) == 3
 
 
-@pytest.mark.parametrize("interval", ["epoch", 1e-9])
-def test_a_distributed_dataset_is_read_again(interval, tmp_path):
+@pytest.mark.parametrize("every", [Every(epochs=1), Every(seconds=1e-9)])
+def test_a_distributed_dataset_is_read_again(every, tmp_path):
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
 
     def build(base):
@@ -503,7 +510,7 @@ def test_a_distributed_dataset_is_read_again(interval, tmp_path):
         with strategy.scope():
             return keras.optimizers.Adam()
 
-    assert_resumes(build, given, tmp_path, cuts=[7], interval=interval, optimizer=scoped, metrics=None)
+    assert_resumes(build, given, tmp_path, cuts=[7], every=every, optimizer=scoped, metrics=None)
 
 
 def test_with_very_many_epochs_to_go_their_orders_are_not_all_held_in_memory(tmp_path):
@@ -521,7 +528,7 @@ def test_with_very_many_epochs_to_go_their_orders_are_not_all_held_in_memory(tmp
 
 def test_an_end_by_time_between_epochs_is_taken_up(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(Limits.__init__, "__defaults__", (None, None, lambda: now[0]))
+    monkeypatch.setitem(TrainingSession.__init__.__kwdefaults__, "clock", lambda: now[0])
 
     def passes(epoch, logs):
         now[0] += 60
@@ -531,7 +538,7 @@ def test_an_end_by_time_between_epochs_is_taken_up(tmp_path, monkeypatch):
             keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5),
             keras.callbacks.LambdaCallback(on_epoch_end=passes),
         ]
-        return {**ROWS, "checkpoint_interval": 2, "callbacks": callbacks, **options}
+        return {**ROWS, "every": Every(steps=2), "callbacks": callbacks, **options}
 
     assert train(models.dropout, given(max_time=100), tmp_path)[1].epoch == [0, 1]
     assert_same(train(models.dropout, given(), tmp_path), train(models.dropout, given()))
@@ -579,7 +586,7 @@ def test_it_goes_on_in_the_same_process_and_model(tmp_path):
     plateau = lambda: keras.callbacks.ReduceLROnPlateau(monitor="loss", factor=0.5, patience=0, min_delta=9.0)
     for epochs in (2, 3):
         given = {"epochs": epochs, "batch_size": 16, "verbose": 0, "callbacks": [plateau()]}
-        history = model.custom_fit(X, Y, checkpoint_dir=tmp_path, **given)
+        history = model.custom_fit(X, Y, checkpoint=tmp_path, **given)
     assert_same((model, history), train(models.dropout, lambda: {**ROWS, "callbacks": [plateau()]}))
 
 
@@ -591,8 +598,8 @@ def test_a_model_built_anew_in_the_same_process_has_other_names_and_goes_on(tmp_
         return model, model.custom_fit(X, Y, epochs=3, batch_size=16, verbose=0, **arguments)
 
     whole = fit()
-    fit(checkpoint_dir=tmp_path, max_steps=7)
-    assert_same(fit(checkpoint_dir=tmp_path, resume=True), whole)
+    fit(checkpoint=tmp_path, max_steps=7)
+    assert_same(fit(checkpoint=Checkpoints(tmp_path, resume=True)), whole)
 
 
 def test_without_a_global_seed_one_is_drawn_and_kept(tmp_path):
@@ -662,7 +669,7 @@ def from_logits():
         (models.dense, {"class_weight": {0: 2.0}}, {}, "class_weight=.*which was None"),
         (models.dense, {"x": X + 1}, {}, "checksum of rows"),
         (models.dense, {"x": X[:60], "y": Y[:60]}, {}, "rows=60, which was 70"),
-        (models.dense, {"validation_interval": 3, **VALIDATION}, {}, "interval=3, which was None"),
+        (models.dense, {"validation_freq": Every(steps=3), **VALIDATION}, {}, r"freq='Every\(steps=3\)', which was 1"),
         (models.dense, {}, {"optimizer": "sgd"}, "'SGD', which was 'Adam'"),
         (models.dense, {}, {"optimizer": lambda: keras.optimizers.Adam(0.5)}, "learning rate=0.5, which was 0.001"),
         (models.dense, {}, {"global_clipnorm": 1.0}, "global_clipnorm=1.0, which was None"),
@@ -680,7 +687,10 @@ def test_other_models_and_options_are_refused_with_what_differs(build, arguments
         train(models.dense, {**ROWS, "max_steps": 7}, tmp_path, loss=keras.losses.SparseCategoricalCrossentropy())
     else:
         train(models.dense, {**ROWS, "max_steps": 7}, tmp_path)
-    with pytest.raises(ValueError, match=f"`checkpoint_dir` must hold checkpoints of .*Received: .*(?:{message})"):
+    with pytest.raises(
+        ValueError,
+        match=f"(?:`checkpoint` must hold checkpoints of this model|The checkpoint was written with different options).*Received: .*(?:{message})",
+    ):
         train(build, {**ROWS, **arguments}, tmp_path, **compile_options)
 
 
@@ -693,25 +703,24 @@ def test_a_rate_that_a_callback_has_moved_since_is_no_other_option(tmp_path):
         given = lambda: {**ROWS, "callbacks": callbacks()}  # noqa: B023
         whole = train(models.dense, given)
         model, _ = train(models.dense, {**given(), "max_steps": 7}, folder)
-        history = model.custom_fit(**{"epochs": 3, "batch_size": 16, "verbose": 0, **given(), "checkpoint_dir": folder})
+        history = model.custom_fit(**{"epochs": 3, "batch_size": 16, "verbose": 0, **given(), "checkpoint": folder})
         assert history.history == whole[1].history
 
 
 def test_another_seed_is_refused(tmp_path):
     train(models.dense, {**ROWS, "max_steps": 7}, tmp_path)
-    with pytest.raises(ValueError, match="the global seed 8, which was 7"):
+    with pytest.raises(ValueError, match="the global seed is 8, was 7"):
         train(models.dense, ROWS, tmp_path, seed=8)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"checkpoint_interval": "batch"}, "`checkpoint_interval` must be"),
-        ({"checkpoint_interval": 0}, "`checkpoint_interval` must be"),
-        ({"checkpoint_interval": -1.0}, "`checkpoint_interval` must be"),
-        ({"checkpoint_keep": 0}, "`checkpoint_keep` must be"),
-        ({"resume": "never"}, "`resume` must be"),
-        ({"on_checkpoint_error": "ignore"}, "`on_checkpoint_error` must be"),
+        ({"every": "batch"}, r"`Checkpoints\(every=\)` must be an `Every`"),
+        ({"every": 3}, r"`Checkpoints\(every=\)` must be an `Every`"),
+        ({"keep": 0}, "`keep` must be a positive integer"),
+        ({"resume": "never"}, r"`Checkpoints\(resume=\)` must be"),
+        ({"on_error": "ignore"}, r"`Checkpoints\(on_error=\)` must be"),
         ({"callbacks": [keras.callbacks.BackupAndRestore("unused")]}, "`callbacks` must not have a `BackupAndRestore`"),
     ],
 )

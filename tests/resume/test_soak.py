@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+from customfit import Every
 from customfit.compat import keras
 from customfit.testing import check_resume
 from tests.parity import models
@@ -57,7 +58,7 @@ def test_kills_that_never_come_are_no_proof():
 
 def test_a_function_that_another_process_cannot_find_is_refused():
     with pytest.raises(ValueError, match="`train_fn` must be a function of a module or script"):
-        check_resume(lambda checkpoint_dir: None)
+        check_resume(lambda checkpoint: None)
 
 
 def test_memory_and_file_handles_stay_flat(tmp_path):
@@ -75,7 +76,7 @@ def test_memory_and_file_handles_stay_flat(tmp_path):
             seen.append((len(os.listdir("/proc/self/fd")), int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")))
 
     watch = keras.callbacks.LambdaCallback(on_epoch_end=look)
-    train(wide, {"x": x, "y": y, "epochs": 40, "checkpoint_interval": 1, "callbacks": [watch]}, tmp_path)
+    train(wide, {"x": x, "y": y, "epochs": 40, "every": Every(steps=1), "callbacks": [watch]}, tmp_path)
     handles, memory = zip(*seen)
     assert sum(file.stat().st_size for file in sorted(tmp_path.glob("checkpoint-*"))[-1].iterdir()) > 1e6
     assert len(list(tmp_path.glob("checkpoint-*"))) <= 4

@@ -16,6 +16,7 @@ import warnings
 import numpy as np
 import pytest
 
+from customfit import Checkpoints, EarlyStopping, Every
 from customfit.checkpoint import CheckpointError, CheckpointStore
 from customfit.checkpoint import store as store_module
 from customfit.checkpoint.checkpointer import HEARTBEAT_SECONDS, Checkpointer
@@ -114,7 +115,7 @@ def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path, monkeypatch):
 
 def test_a_file_where_the_directory_should_be_is_an_error_of_ours(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="`checkpoint_dir` must be a directory that can be written"):
+    with pytest.raises(CheckpointError, match="`checkpoint` must be a directory that can be written"):
         train(models.dense, ROWS, tmp_path / "file")
 
 
@@ -179,7 +180,7 @@ def test_what_has_diverged_is_not_the_best(tmp_path):
             if epoch == 3:
                 self.model.set_weights([weight * np.nan for weight in self.model.get_weights()])
 
-    given = {**ROWS, "epochs": 5, "checkpoint_interval": 7, "checkpoint_keep": 1, "callbacks": [Diverges()]}
+    given = {**ROWS, "epochs": 5, "every": Every(steps=7), "keep": 1, "callbacks": [Diverges()]}
     train(models.dense, given, tmp_path)
     records = [json.loads((path / "state.json").read_text()) for path in checkpoints(tmp_path)]
     assert [record["score"] is None for record in records] == [False, True]
@@ -192,7 +193,7 @@ def test_older_checkpoints_that_cannot_be_removed_are_no_failure_to_write(tmp_pa
 
     monkeypatch.setattr(CheckpointStore, "prune", fail)
     with pytest.warns(UserWarning, match="Older checkpoints could not be removed from .*Permission denied"):
-        train(models.dense, {**ROWS, "on_checkpoint_error": "warn", "epochs": 5}, tmp_path)
+        train(models.dense, {**ROWS, "on_error": "warn", "epochs": 5}, tmp_path)
     assert len(checkpoints(tmp_path)) == 5
     with pytest.raises(CheckpointError, match="Older checkpoints could not be removed"):
         train(models.dense, {**ROWS, "epochs": 6}, tmp_path)
@@ -207,7 +208,7 @@ def test_what_a_callback_raises_is_no_failure_to_write(tmp_path):
             raise AssertionError
 
     with pytest.raises(FileNotFoundError, match="the user's own file"):
-        train(models.dense, {**ROWS, "callbacks": [Fails()], "on_checkpoint_error": "warn"}, tmp_path)
+        train(models.dense, {**ROWS, "callbacks": [Fails()], "on_error": "warn"}, tmp_path)
 
 
 def test_ctrl_c_while_the_directory_is_opened_leaves_no_lock(tmp_path, monkeypatch):
@@ -225,8 +226,8 @@ def test_ctrl_c_while_the_directory_is_opened_leaves_no_lock(tmp_path, monkeypat
     train(models.dense, ROWS, tmp_path)
 
 
-@pytest.mark.parametrize("interval", [3, 1e-6])
-def test_within_epochs_the_best_is_by_what_was_found_last(interval, tmp_path):
+@pytest.mark.parametrize("every", [Every(steps=3), Every(seconds=1e-6)])
+def test_within_epochs_the_best_is_by_what_was_found_last(every, tmp_path):
     """Of those since an epoch or validation was found best, the first is kept: it is the nearest to it."""
 
     class Scales(keras.callbacks.Callback):
@@ -234,19 +235,19 @@ def test_within_epochs_the_best_is_by_what_was_found_last(interval, tmp_path):
             self.first = getattr(self, "first", self.model.get_weights())
             self.model.set_weights([weight * [8.0, 0.0, 4.0, 16.0][epoch] for weight in self.first])
 
-    given = {"validation_data": (X, Y), "checkpoint_keep": 1, "epochs": 4, "callbacks": [Scales()]}
-    given["checkpoint_interval"] = interval
+    given = {"validation_data": (X, Y), "keep": 1, "epochs": 4, "callbacks": [Scales()]}
+    given["every"] = every
     _, history = train(models.dense, {**ROWS, **given}, tmp_path, optimizer=lambda: keras.optimizers.SGD(0.0))
     found = history.history["val_loss"]
     assert found[1] == min(found)
     records = [json.loads((path / "state.json").read_text()) for path in checkpoints(tmp_path)]
     best, last = ((record["at"]["epoch"], record["at"]["step"], record["score"]) for record in records)
-    assert best == ((2, 2, found[1]) if interval == 3 else (2, 0, found[1]))  # step 12 of 20; each block and epoch
+    assert best == ((2, 2, found[1]) if every.steps else (2, 0, found[1]))  # step 12 of 20; each block and epoch
     assert last == (4, 0, found[3])
 
 
 def test_the_best_is_by_what_early_stopping_monitors(tmp_path):
-    given = {"early_stopping": {"monitor": "val_accuracy", "patience": 9}, "checkpoint_keep": 1, "epochs": 5}
+    given = {"early_stopping": EarlyStopping("val_accuracy", patience=9), "keep": 1, "epochs": 5}
     _, history = train(models.dense, {**ROWS, **given, "validation_data": (X, Y)}, tmp_path)
     kept = [int(path.name[-1]) for path in checkpoints(tmp_path)]
     best = 1 + int(np.argmax(history.history["val_accuracy"]))
@@ -273,7 +274,7 @@ def run_with_failing_disk(prepare, tmp_path, on_error, undo=""):
             {undo or "pass"}
     callback = keras.callbacks.LambdaCallback(on_epoch_begin=break_it)
     model, history = train(models.dropout, dict(
-        x=X, y=Y, epochs=6, callbacks=[callback], on_checkpoint_error={on_error!r}), folder)
+        x=X, y=Y, epochs=6, callbacks=[callback], on_error={on_error!r}), folder)
     print("epochs", len(history.epoch))
     """
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "CUDA_VISIBLE_DEVICES": "-1"}
@@ -330,9 +331,9 @@ def test_a_directory_that_vanishes_warns_or_raises(tmp_path):
     for on_error in ("warn", "raise"):
         folder = tmp_path / on_error
         vanish = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: shutil.rmtree(folder, ignore_errors=True))  # noqa: B023
-        given = {**ROWS, "callbacks": [vanish], "on_checkpoint_error": on_error}
+        given = {**ROWS, "callbacks": [vanish], "on_error": on_error}
         if on_error == "warn":
-            with pytest.warns(UserWarning, match="could not be written .*Training goes on"):
+            with pytest.warns(UserWarning, match="could not be written .*Training continues"):
                 assert len(train(models.dense, given, folder)[1].epoch) == 3
         else:
             with pytest.raises(CheckpointError, match="could not be written"):
@@ -427,7 +428,7 @@ def test_an_owner_finds_out_before_it_writes_that_another_has_the_lock_now(tmp_p
                 lost.extend(checkpoints(tmp_path))
 
     with pytest.raises(DirectoryLockedError, match="used by process 1"):
-        train(models.dense, {**ROWS, "callbacks": [Loses()], "on_checkpoint_error": "warn"}, tmp_path)
+        train(models.dense, {**ROWS, "callbacks": [Loses()], "on_error": "warn"}, tmp_path)
     assert checkpoints(tmp_path) == lost
     assert json.loads((tmp_path / "lock").read_text())["pid"] == 1
 
@@ -452,7 +453,7 @@ def test_of_two_who_find_a_stale_lock_one_takes_it(tmp_path):
 
 def test_a_training_shows_now_and_then_that_it_lives(tmp_path):
     now = [0.0]
-    checkpointer = Checkpointer(tmp_path, clock=lambda: now[0])
+    checkpointer = Checkpointer(Checkpoints(tmp_path), clock=lambda: now[0])
     checkpointer.open()
     os.utime(tmp_path / "lock", (0, 0))
     checkpointer.heartbeat()

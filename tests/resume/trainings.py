@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from customfit import CustomTrainModel
+from customfit import Checkpoints, CustomTrainModel, Every
 from customfit.compat import keras, tf
 from tests.parity import models
 
@@ -10,12 +10,12 @@ X, Y = models.rows(150)
 EPOCHS = 4  # of 10 steps
 
 
-def _fit(model, checkpoint_dir, **arguments):
-    given = {"batch_size": 16, "epochs": EPOCHS, "verbose": 0, "checkpoint_interval": 3, **arguments}
-    return model, model.custom_fit(checkpoint_dir=checkpoint_dir, **given)
+def _fit(model, checkpoint, every=Every(steps=3), **arguments):
+    given = {"batch_size": 16, "epochs": EPOCHS, "verbose": 0, **arguments}
+    return model, model.custom_fit(checkpoint=Checkpoints(checkpoint, every=every), **given)
 
 
-def arrays(checkpoint_dir):
+def arrays(checkpoint):
     """Shuffled arrays, dropout, accumulation with a window that epochs cut, early stopping, a falling learning rate."""
     keras.utils.set_random_seed(1)
     model = models.dropout(CustomTrainModel)
@@ -26,30 +26,30 @@ def arrays(checkpoint_dir):
         gradient_accumulation_steps=3,
     )
     plateau = keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.5, patience=1)
-    return _fit(model, checkpoint_dir, x=X, y=Y, validation_split=0.2, early_stopping=3, callbacks=[plateau])
+    return _fit(model, checkpoint, x=X, y=Y, validation_split=0.2, early_stopping=3, callbacks=[plateau])
 
 
-def mixed_precision(checkpoint_dir):
+def mixed_precision(checkpoint):
     """float16 with its loss scale, which grows every 5 steps; dropout; validation inside epochs."""
     keras.mixed_precision.set_global_policy("mixed_float16")
     keras.utils.set_random_seed(2)
     model = models.dropout(CustomTrainModel)
     optimizer = keras.mixed_precision.LossScaleOptimizer(keras.optimizers.Adam(), dynamic_growth_steps=5)
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-    return _fit(model, checkpoint_dir, x=X, y=Y, validation_data=(X, Y), validation_interval=7)
+    return _fit(model, checkpoint, x=X, y=Y, validation_data=(X, Y), validation_freq=Every(steps=7))
 
 
-def dataset(checkpoint_dir):
+def dataset(checkpoint):
     """A shuffled `tf.data.Dataset`, dropout, a schedule, checkpoints by the clock: blocks end anywhere."""
     keras.utils.set_random_seed(3)
     model = models.dropout(CustomTrainModel)
     rate = keras.optimizers.schedules.CosineDecay(0.01, 40)
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
     data = tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(len(X), seed=4).batch(16)
-    return _fit(model, checkpoint_dir, x=data, batch_size=None, checkpoint_interval=1e-6)
+    return _fit(model, checkpoint, x=data, batch_size=None, every=Every(seconds=1e-6))
 
 
-def differs(checkpoint_dir):
+def differs(checkpoint):
     """What cannot be taken up: it draws from a generator that no seed is set for."""
     keras.utils.set_random_seed(4)
     model = models.dense(CustomTrainModel)
@@ -62,4 +62,4 @@ def differs(checkpoint_dir):
             weights[-1] += noise[epoch]
             self.model.set_weights(weights)
 
-    return _fit(model, checkpoint_dir, x=X, y=Y, callbacks=[Noise()])
+    return _fit(model, checkpoint, x=X, y=Y, callbacks=[Noise()])

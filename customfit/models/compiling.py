@@ -1,0 +1,180 @@
+"""`compile()` and its options, and what is saved of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from customfit import compat
+from customfit.arguments import did_you_mean, refuse_unknown
+from customfit.compat import keras, tf
+from customfit.execution import CompiledSteps
+from customfit.gradients import (
+    AdaptiveClip,
+    Clip,
+    GradientPipeline,
+    NonFinite,
+    as_optimizer,
+    check_no_other_clip,
+    compile_options_from_config,
+)
+
+if TYPE_CHECKING:
+    from typing import TypedDict, Union
+
+    from typing_extensions import Unpack
+
+    OptimizerLike = Union[
+        str, keras.optimizers.Optimizer, Mapping[str, Any], Sequence[tuple[str, Union[str, keras.optimizers.Optimizer]]]
+    ]
+
+    class KerasCompileOptions(TypedDict, total=False):
+        """The other arguments of `keras.Model.compile`."""
+
+        loss_weights: Any
+        metrics: Any
+        weighted_metrics: Any
+        run_eagerly: bool | None
+        steps_per_execution: int | None
+        jit_compile: bool | Literal["auto"] | None
+        auto_scale_loss: bool
+        pss_evaluation_shards: int | Literal["auto"]
+
+
+REPLACED = {
+    "adaptive_clip_exclude": "adaptive_clip=AdaptiveClip(..., exclude=[...])",
+    "nonfinite_dump": 'nonfinite=NonFinite("raise", dump=...)',
+}
+
+
+class Compiling(keras.Model if TYPE_CHECKING else object):
+    """`compile()` with the options of the gradient pipeline, and their way through saved files."""
+
+    jit_compile_is_auto: bool = True
+    _compiled_steps: CompiledSteps | None = None
+
+    def compile(
+        self,
+        optimizer: OptimizerLike = "rmsprop",
+        loss: Any = None,
+        *args: Any,
+        clipvalue: float | None = None,
+        clipnorm: float | None = None,
+        global_clipnorm: float | None = None,
+        adaptive_clip: float | AdaptiveClip | None = None,
+        clip_percentile: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        nonfinite: Literal["skip", "raise", "stop"] | NonFinite | None = None,
+        gradient_metrics: str | Sequence[str] = (),
+        **options: Unpack[KerasCompileOptions],
+    ) -> None:
+        """Configures the model for training: `keras.Model.compile`, and what a training step does to gradients.
+
+        All of it holds under `fit()` and `custom_fit()` alike. At most one of the clipping options may be set.
+
+        Args:
+            optimizer: As in `keras.Model.compile`; or a dict of optimizers by layer, or a list of
+                `(pattern, optimizer)`: see `OptimizerGroups`.
+            loss: As in `keras.Model.compile`.
+            *args: As in `keras.Model.compile`.
+            clipvalue: Clips each element of each gradient to `[-clipvalue, clipvalue]`.
+            clipnorm: Clips each variable's gradient to this L2 norm.
+            global_clipnorm: Clips all gradients together to this L2 norm.
+            adaptive_clip: Clips each unit's gradient to this ratio of its weights' norm (Brock et al. 2021,
+                https://arxiv.org/abs/2102.06171), except in the output layers. An `AdaptiveClip` says which layers to
+                exclude.
+            clip_percentile: Clips all gradients together to this percentile of their norms in the last 1000 updates
+                (Seetharaman et al. 2020, https://arxiv.org/abs/2007.14469).
+            gradient_accumulation_steps: How many batches make one update of the weights. It equals an update by one
+                batch of all their rows, to rounding. `optimizer.iterations` counts updates. What is left at the end of
+                an epoch is applied there, under `fit` and `custom_fit`; in a loop of your own, by
+                `apply_accumulated_gradients`.
+            nonfinite: How a step is handled whose loss or gradients are not finite. `None`: as Keras does. `"skip"`:
+                the step changes nothing and is counted in `skipped_steps`. `"raise"`: it changes nothing, and a
+                `NonFiniteError` names the loss or variable, the step and the epoch. `"stop"`: it changes nothing, and
+                training ends. With the dynamic loss scale of `mixed_float16` only the loss is checked: gradients that
+                overflow are how the scale finds its value. `NonFinite("raise", dump="folder")` also saves the step, for
+                `customfit.debug.replay`.
+            gradient_metrics: Some of `"grad_norm"`, `"clip_fraction"`, `"update_ratio"`, `"loss_scale"` and
+                `"skipped_steps"`, which are then in the logs and in History.
+            **options: As in `keras.Model.compile`.
+
+        Raises:
+            ValueError: If more than one clipping option is set, one is not a positive number, the optimizer clips by
+                itself as well, or there is no metric of a name.
+        """
+        _refuse_unknown(options)
+        clip = Clip.from_options(
+            clipvalue=clipvalue,
+            clipnorm=clipnorm,
+            global_clipnorm=global_clipnorm,
+            adaptive_clip=adaptive_clip,
+            clip_percentile=clip_percentile,
+        )
+        pipeline = GradientPipeline(
+            clip,
+            accumulation_steps=gradient_accumulation_steps,
+            nonfinite=nonfinite,
+            metrics=gradient_metrics,
+        )
+        if pipeline.guard.dump is not None and options.get("jit_compile") is True:
+            raise ValueError(
+                "`NonFinite(dump=)` must not be set with `jit_compile=True`: XLA cannot write files. Received: "
+                f"dump={pipeline.guard.dump!r}, jit_compile=True"
+            )
+        _check_metric_names(options.get("metrics"))
+        _check_metric_names(options.get("weighted_metrics"))
+        super().compile(as_optimizer(optimizer, self), loss, *args, **compat.compile_options(options))
+        check_no_other_clip(clip, self.optimizer)
+        pipeline.check_optimizer(self.optimizer)
+        self.gradient_pipeline = pipeline
+        self.jit_compile_is_auto = options.get("jit_compile", "auto") == "auto"
+        self._compiled_steps = None
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        """Returns the arguments of `compile()`, serialised, for `save()`."""
+        config = super().get_compile_config()
+        return {**config, **self.gradient_pipeline.get_config()} if config else config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles the model with what `get_compile_config` returned, for `load_model`."""
+        options = compile_options_from_config(compat.deserialize_keras_object(config))
+        try:
+            inspect.signature(self.compile).bind(**options)
+        except TypeError:  # a `compile()` of the user's that takes something else: Keras warns, and leaves it to them
+            super().compile_from_config(config)
+            return
+        self.compile(**options)
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def forget_steps(self) -> None:
+        """Drops the compiled steps, as `compile()` does: they are traced again when they are next needed."""
+        self._compiled_steps = None
+        self.train_function = None
+
+
+def _refuse_unknown(options: KerasCompileOptions) -> None:
+    """Refuses a keyword that neither we nor Keras know, by the name that was probably meant."""
+    theirs = inspect.signature(keras.Model.compile).parameters
+    ours = inspect.signature(Compiling.compile).parameters
+    known = {name for name in {**theirs, **ours} if name not in ("self", "args", "kwargs", "options")}
+    refuse_unknown("compile", [name for name in options if name not in known], known, REPLACED)
+
+
+def _check_metric_names(metrics: Any) -> None:
+    """Refuses a misspelt metric in `compile()`; Keras would do so in the middle of the first step."""
+    shorthands = {"accuracy", "acc", "crossentropy", "ce"}
+    for name in tf.nest.flatten(metrics):
+        if not isinstance(name, str) or name in shorthands:
+            continue
+        try:
+            found = keras.metrics.get(name)
+        except ValueError:
+            found = None
+        if found is None or found == name:  # some releases return an unknown name as it is
+            known = shorthands | {known for known in dir(keras.metrics) if not known.startswith("_")}
+            raise ValueError(
+                f"`metrics` must be names of metrics that Keras knows.{did_you_mean(name, known)} Received: {name!r}"
+            ) from None
