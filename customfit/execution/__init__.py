@@ -1,7 +1,10 @@
-"""Compiled steps: one step, a block of them in a graph, an XLA program, on one device or on replicas.
+"""Compiled steps: one step, a block of steps in a graph, an XLA program, on one device or on replicas.
 
-`CompiledSteps` owns a model's traces and the states of its random ops. `replicas` has what a step must mind where
-several run at once; `VariableSnapshot` keeps values to be restored.
+`CompiledSteps` owns a model's traces and the states of its random ops; the model holds it and drops it when it is
+compiled again. `TrainableModel` says what the engine needs of a model. `replicas` has what a step must do differently
+where several replicas run it. `VariableSnapshot` holds values to restore.
+
+Design notes stand beside the code: BLOCKS.md, REPLICAS.md, RANDOMNESS.md.
 """
 
 from customfit.execution import replicas
@@ -9,5 +12,17 @@ from customfit.execution.compiled_step import CompiledSteps, compiled_steps
 from customfit.execution.pace import Pace
 from customfit.execution.sharding import has_workers
 from customfit.execution.snapshot import VariableSnapshot
+from customfit.execution.trainable import Logs, StepName, TrainableModel, is_trainable
 
-__all__ = ["CompiledSteps", "Pace", "VariableSnapshot", "compiled_steps", "has_workers", "replicas"]
+__all__ = [
+    "CompiledSteps",
+    "Logs",
+    "Pace",
+    "StepName",
+    "TrainableModel",
+    "VariableSnapshot",
+    "compiled_steps",
+    "has_workers",
+    "is_trainable",
+    "replicas",
+]

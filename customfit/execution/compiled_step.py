@@ -5,16 +5,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from typing import Any, Callable
+from typing import Any, Callable, Protocol
 
 from customfit import compat
 from customfit.compat import tf
-from customfit.data import Block, SingleBatch, map_leaves
+from customfit.data import Batch, BatchSpec, Block, SingleBatch, map_leaves
 from customfit.execution.graph import GraphBlocks, LoopStep
 from customfit.execution.pace import FixedPace, Pace
 from customfit.execution.random_ops import ResumableRandomOps
 from customfit.execution.sharding import check_strategy, has_workers, run_step, shard_spec
+from customfit.execution.trainable import Logs, StepName, TrainableModel
 from customfit.execution.xla import XlaBlocks
+
+
+class BlockRunner(Protocol):
+    """Runs blocks of steps: step by step, as one graph, or as XLA programs."""
+
+    def run(self, block: Block) -> Logs | None:
+        """Runs the steps of a block, and sets `block.done` to how many there were.
+
+        Returns:
+            The logs of the last step, as tensors; `None` if there was no data for a single step.
+        """
 
 
 class CompiledStep:
@@ -22,19 +34,20 @@ class CompiledStep:
 
     Args:
         model: The model that the step belongs to.
-        name: "train_step" or "test_step".
+        name: Which of its steps.
         randomness: Where the step's random ops keep their state; `None`: in themselves.
 
     Attributes:
-        pace: How many steps a block should have where nobody asks for a number.
+        pace: How many steps a block should have where no callback asks for a number.
+        eager: Whether the step runs under `run_eagerly=True`.
     """
 
-    def __init__(self, model, name: str, randomness: ResumableRandomOps | None = None):
+    def __init__(self, model: TrainableModel, name: StepName, randomness: ResumableRandomOps | None = None):
         step = getattr(model, name)
         strategy = model.distribute_strategy
 
-        def counted_step(data):
-            with contextlib.nullcontext() if randomness is None else randomness.counted(name, data):
+        def counted_step(data: Batch) -> Logs:
+            with contextlib.nullcontext() if randomness is None else randomness.replaced(name, data):
                 logs = run_step(strategy, step, data)
             if not isinstance(logs, dict):
                 raise TypeError(
@@ -44,26 +57,25 @@ class CompiledStep:
             return logs
 
         self._model = model
-        self._knows_replicas = strategy.num_replicas_in_sync == 1
-        # Several replicas trace and run within their strategy's scope: what is read there is of all of them.
-        self._scope = contextlib.nullcontext if self._knows_replicas else strategy.scope
-        self._build = lambda batch: run_step(strategy, step, batch)
+        self._replicas_ready = strategy.num_replicas_in_sync == 1
+        # Several replicas are traced and run within their strategy's scope, where a variable is that of all of them.
+        self._scope = contextlib.nullcontext if self._replicas_ready else strategy.scope
+        self._build: Callable[[Batch], Any] = lambda batch: run_step(strategy, step, batch)
         self.pace = FixedPace(compat.steps_per_execution(model)) if has_workers(strategy) else Pace()
         self.eager = bool(model.run_eagerly)
-        self._blocks: EagerBlocks | GraphBlocks | XlaBlocks
+        self._blocks: BlockRunner
         if self.eager:
             self._blocks = EagerBlocks(counted_step)
             return
         graph_step = LoopStep(
-            tf.function(counted_step, reduce_retracing=True, autograph=False),
-            results=model.results_of(name),
+            tf.function(counted_step, reduce_retracing=True, autograph=False), results=model.results_of(name)
         )
         self._blocks = GraphBlocks(graph_step)
         if compat.jit_compile(model):
-            self._blocks = XlaBlocks(graph_step, otherwise=self._blocks if model.jit_compile_is_auto else None)
+            self._blocks = XlaBlocks(graph_step, fallback=self._blocks if model.jit_compile_is_auto else None)
 
-    def build(self, spec: Any) -> None:
-        """Has the model, its optimizer and its metrics make their variables, as the first step would.
+    def build(self, spec: BatchSpec) -> None:
+        """Creates the variables of the model, its optimizer and its metrics, as the first step would.
 
         The step is traced and not run; under `run_eagerly=True` it runs, on zeros.
 
@@ -77,42 +89,51 @@ class CompiledStep:
             else:
                 tf.function(self._build, autograph=False).get_concrete_function(spec)
 
-    def block_of(self, batch: Any, begin: int) -> Block:
-        """One batch that the caller holds, of arrays or tensors, as a block."""
+    def block_of(self, batch: Batch, begin: int) -> Block:
+        """Returns a block of one batch that the caller holds.
+
+        Args:
+            batch: Arrays or tensors.
+            begin: Which step of the epoch it is.
+        """
         if not self.eager:
             batch = map_leaves(lambda leaf: leaf if tf.is_tensor(leaf) else tf.convert_to_tensor(leaf), batch)
         return Block(begin, 1, 1, SingleBatch(), batch)
 
-    def run(self, block: Block) -> dict | None:
-        """Runs the steps of a block and notes in `block.done` how many there were.
+    def run(self, block: Block) -> Logs | None:
+        """Runs the steps of a block, and sets `block.done` to how many there were.
 
         Returns:
-            The last step's logs, as tensors; `None` if there was no data for a single step.
+            The logs of the last step, as tensors; `None` if there was no data for a single step.
         """
-        begun = time.perf_counter()
-        if not self._knows_replicas:
+        begin = time.perf_counter()
+        if not self._replicas_ready:
             self._prepare_replicas(block.fetch.element_spec(block.feed))
         with self._scope():
             logs = self._blocks.run(block)
-        self.pace.record(block.done, time.perf_counter() - begun)
+        self.pace.record(block.done, time.perf_counter() - begin)
         return logs
 
-    def _prepare_replicas(self, spec: Any) -> None:
-        """Makes variables before the first step where a replica cannot: Keras 3, on several."""
-        if not self._knows_replicas:
-            self._knows_replicas = True
+    def _prepare_replicas(self, spec: BatchSpec) -> None:
+        """Creates, before the first step, the variables that replicas cannot create within one (Keras 3)."""
+        if not self._replicas_ready:
+            self._replicas_ready = True
             compat.build_on_replicas(self._model, shard_spec(spec))
             self._model.gradient_pipeline.prepare(self._model)
 
 
 class EagerBlocks:
-    """Runs blocks step by step in Python, for `run_eagerly=True`."""
+    """Runs blocks step by step in Python, for `run_eagerly=True`.
 
-    def __init__(self, step: Callable[[Any], dict]):
+    Args:
+        step: The step.
+    """
+
+    def __init__(self, step: Callable[[Batch], Logs]):
         self._step = step
 
-    def run(self, block: Block) -> dict | None:
-        """Runs the steps of a block and notes in `block.done` how many there were."""
+    def run(self, block: Block) -> Logs | None:
+        """Runs the steps of a block: see `BlockRunner`."""
         logs = None
         while block.done < block.count and (batch := block.read()) is not None:
             logs = self._step(batch)
@@ -122,27 +143,37 @@ class EagerBlocks:
 
 @dataclasses.dataclass
 class CompiledSteps:
-    """What a model trains and validates with."""
+    """The compiled steps of a model.
+
+    Attributes:
+        train: Its `train_step`.
+        test: Its `test_step`.
+        randomness: The states of their random ops, where they are kept for checkpoints.
+    """
 
     train: CompiledStep
     test: CompiledStep
     randomness: ResumableRandomOps | None
 
 
-def compiled_steps(model, counts_randomness: bool = False) -> CompiledSteps:
-    """The model's compiled `train_step` and `test_step`, kept from call to call until `compile()` drops them.
+def compiled_steps(model: TrainableModel, keep_random_state: bool = False) -> CompiledSteps:
+    """Returns the model's compiled steps, which it keeps from call to call until `compile()` drops them.
 
     Args:
         model: The model.
-        counts_randomness: Whether the state of their random ops must be at hand, for checkpoints.
+        keep_random_state: Whether the states of their random ops must be kept, for checkpoints.
     """
-    kept = model._compiled_steps
-    if kept is None or kept.train.eager != bool(model.run_eagerly) or (counts_randomness and not kept.randomness):
+    steps: CompiledSteps | None = model._compiled_steps
+    if (
+        steps is None
+        or steps.train.eager != bool(model.run_eagerly)
+        or (keep_random_state and steps.randomness is None)
+    ):
         check_strategy(model.distribute_strategy, compat.jit_compile(model))
-        randomness = ResumableRandomOps() if counts_randomness else None
-        kept = model._compiled_steps = CompiledSteps(
+        randomness = ResumableRandomOps() if keep_random_state else None
+        steps = model._compiled_steps = CompiledSteps(
             train=CompiledStep(model, "train_step", randomness),
             test=CompiledStep(model, "test_step", randomness),
             randomness=randomness,
         )
-    return kept
+    return steps

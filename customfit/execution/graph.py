@@ -1,11 +1,14 @@
-"""A block of steps in one graph call."""
+"""A block of steps in one graph call. BLOCKS.md says why it is written this way."""
 
 from __future__ import annotations
 
 from typing import Any, Callable
 
 from customfit.compat import tf
-from customfit.data import Block, map_leaves
+from customfit.data import Batch, BatchSpec, Block, Feed, Fetch, map_leaves
+from customfit.execution.trainable import Logs
+
+Carried = Any  # what a loop hands from step to step: the logs, or `()` where they are computed after the last step
 
 
 class LoopStep:
@@ -13,40 +16,48 @@ class LoopStep:
 
     Args:
         step: A graph function from a batch to a dict of logs.
-        results: What gives the logs where they are the metrics' results and nothing else. They are then computed once,
+        results: Returns the logs, if they are the results of the metrics and nothing else. Then they are computed once,
             at the end of a block. `None`: the logs are what the last step returned.
     """
 
-    def __init__(self, step: Any, results: Callable[[], dict] | None):
+    def __init__(self, step: tf.types.experimental.PolymorphicFunction, results: Callable[[], Logs] | None):
         self._step = step
         self._results = results
 
-    def __call__(self, batch: Any) -> Any:
-        """Runs the step. Returns what the loop carries to the next one."""
+    def __call__(self, batch: Batch) -> Carried:
+        """Runs the step.
+
+        Args:
+            batch: A batch.
+
+        Returns:
+            What the loop carries to the next step.
+        """
         logs = self._step(batch)
         return logs if self._results is None else ()
 
-    def before(self, batch: Callable[[], Any]) -> tuple[Any, Any]:
-        """What the loop carries into its first step, and the shapes that it may come to have.
+    def initial(self, batch: Callable[[], Batch | BatchSpec]) -> tuple[Carried, Any]:
+        """Returns what the loop carries into its first step, and the shape invariants of it.
 
         Args:
-            batch: Gives a batch or its spec; not called where the loop carries nothing.
+            batch: Returns a batch or its spec; not called if the loop carries nothing.
         """
         if self._results is not None:
             return (), ()
         logs = self._step.get_concrete_function(map_leaves(_spec, batch())).structured_outputs
         return tf.nest.map_structure(_zeros, logs), tf.nest.map_structure(lambda log: log.shape, logs)
 
-    def logs(self, carried: Any) -> dict:
-        """The logs of the block, from what its last step has carried."""
+    def logs(self, carried: Carried) -> Logs:
+        """Returns the logs of the block.
+
+        Args:
+            carried: What its last step returned.
+        """
         return carried if self._results is None else self._results()
 
 
 class GraphBlocks:
-    """Runs blocks of steps, each in one call, and traces once for each kind of data.
-
-    The step is in a graph once, within its loop: Keras 2's dropout keeps its random state in the op, so a second copy
-    of the step would draw the first one's numbers again. For the same reason a block of one step is a loop, too.
+    """Runs blocks of steps, each in one graph call, and traces once for each kind of data.
 
     Args:
         step: The step to loop over.
@@ -54,10 +65,10 @@ class GraphBlocks:
 
     def __init__(self, step: LoopStep):
         self._step = step
-        self._functions: dict = {}
+        self._functions: dict[tuple[str, Fetch], Callable] = {}
 
-    def run(self, block: Block) -> dict | None:
-        """Runs the steps of a block and notes in `block.done` how many there were."""
+    def run(self, block: Block) -> Logs | None:
+        """Runs the steps of a block: see `BlockRunner`."""
         if not block.may_end:
             block.done = block.count
             first, end = tf.constant(block.first), tf.constant(block.first + block.count)
@@ -69,10 +80,11 @@ class GraphBlocks:
         block.done = int(done)
         return logs
 
-    def _steps(self, fetch, feed, first, end):
-        carried, shapes = self._step.before(
+    def _steps(self, fetch: Fetch, feed: Feed, first: tf.Tensor, end: tf.Tensor) -> Logs:
+        carried, shapes = self._step.initial(
             lambda: tf.function(fetch).get_concrete_function(feed, first).structured_outputs
         )
+        # A loop also around a single step: the step must be in the graph once only.
         _, carried = tf.while_loop(
             lambda index, _: index < end,
             lambda index, _: (index + 1, self._step(fetch(feed, index))),
@@ -82,12 +94,14 @@ class GraphBlocks:
         )
         return self._step.logs(carried)
 
-    def _steps_until_the_end(self, fetch, feed, batch, count):
-        """Looks for each batch before its step: one that finds none would still move `iterations` and random seeds."""
+    def _steps_until_the_end(
+        self, fetch: Fetch, feed: Feed, batch: tf.experimental.Optional, count: tf.Tensor
+    ) -> tuple[tf.Tensor, Logs]:
+        """Fetches each batch before its step: a step without one would still move `iterations` and random seeds."""
         nothing = tf.experimental.Optional.empty(batch.element_spec)
-        carried, shapes = self._step.before(lambda: batch.element_spec)
+        carried, shapes = self._step.initial(lambda: batch.element_spec)
 
-        def one_step(done, batch, _):
+        def one_step(done: tf.Tensor, batch: tf.experimental.Optional, _: Carried) -> tuple:
             carried = self._step(batch.get_value())
             done += 1
             return done, tf.cond(done < count, lambda: fetch.get_next_as_optional(feed), lambda: nothing), carried
@@ -101,7 +115,7 @@ class GraphBlocks:
         )
         return done, self._step.logs(carried)
 
-    def _function(self, steps: Callable, fetch: Callable) -> Callable:
+    def _function(self, steps: Callable, fetch: Fetch) -> Callable:
         key = steps.__name__, fetch
         if key not in self._functions:
 
@@ -112,10 +126,10 @@ class GraphBlocks:
         return self._functions[key]
 
 
-def _zeros(log: Any) -> tf.Tensor:
-    """Zeros that may stand for a log in a loop: of its dtype, and of its shape as far as that is known."""
+def _zeros(log: tf.Tensor) -> tf.Tensor:
+    """Returns zeros that stand for a log in a loop: of its dtype, and of its shape as far as it is known."""
     return tf.zeros([size or 0 for size in log.shape] if log.shape.rank is not None else [], log.dtype)
 
 
-def _spec(leaf: Any) -> tf.TypeSpec:
+def _spec(leaf: tf.Tensor | tf.TypeSpec) -> tf.TypeSpec:
     return leaf if isinstance(leaf, tf.TypeSpec) else tf.type_spec_from_value(leaf)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 
 class Pace:
-    """Learns how many steps take about a given time.
+    """Measures how many steps take about a given time.
 
-    A block of steps costs Python once, so a long one is fast; but nobody is shown anything, and Ctrl-C is not heard,
-    while it runs. A tenth of a second is long enough for the one and short enough for the other.
+    Python costs the same for each block of steps, so long blocks are fast. But while one runs, no progress is shown and
+    Ctrl-C is not handled. A tenth of a second is long enough for the one and short enough for the other.
 
     Args:
         seconds: How long a block should take.
 
     Attributes:
-        steps: How many steps to run next.
+        steps: How many steps the next block should have.
     """
 
-    MOST_STEPS = 10_000
+    MAX_STEPS = 10_000
 
     def __init__(self, seconds: float = 0.1):
         self.steps = 1
@@ -24,18 +24,20 @@ class Pace:
         self._traced = False
 
     def record(self, steps: int, seconds: float) -> None:
-        """Learns from a block of `steps` that took `seconds`.
+        """Updates `steps` by how long a block took.
 
-        The first one is not counted, as it traces the step; nor is one so short that the epoch's end may have cut it,
-        unless it shows that blocks are too long.
+        The first block does not count, because it traces the step.
+
+        Args:
+            steps: How many steps it had.
+            seconds: How long they took.
         """
         if not self._traced or steps == 0:
             self._traced = True
             return
-        fits = int(steps * self._seconds / max(seconds, 1e-9))
-        fits = min(max(fits, 1), self.MOST_STEPS)
-        # Up by leaps, but not all the way: one step is over before the clock can tell much.
-        self.steps = min(fits, 16 * max(steps, self.steps))
+        fitting = min(max(int(steps * self._seconds / max(seconds, 1e-9)), 1), self.MAX_STEPS)
+        # Not all the way up at once: a single step is too short for the clock to say much.
+        self.steps = min(fitting, 16 * max(steps, self.steps))
 
 
 class FixedPace(Pace):
@@ -50,4 +52,4 @@ class FixedPace(Pace):
         self.steps = steps
 
     def record(self, steps: int, seconds: float) -> None:
-        """Learns nothing."""
+        """Does nothing: the number is fixed."""

@@ -1,8 +1,8 @@
-"""Random numbers that a resumed run draws as the one left alone would have.
+"""Random ops whose state can be saved, so that a resumed run draws the numbers of an uninterrupted one.
 
-`tf.random.uniform` and its like keep their state in the running op, where nobody can read it: so does the dropout of
-Keras 2, and any `call()` that draws by `tf.random`. While a step is traced for a run with checkpoints, such an op is
-made as its stateless twin, whose numbers are the same to the bit, with its state in a variable.
+`tf.random.uniform` and similar ops keep their state in the running op, where it cannot be read. Dropout of Keras 2 uses
+them, and so may any `call()`. While a step is traced for a run with checkpoints, each such op is replaced by its
+stateless counterpart, which draws the same numbers to the bit, with its state in a variable. RANDOMNESS.md says more.
 """
 
 from __future__ import annotations
@@ -10,42 +10,52 @@ from __future__ import annotations
 import contextlib
 import threading
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Callable, Union
+
+import numpy as np
 
 from customfit import compat
 from customfit.compat import tf
+from customfit.data import Batch
 from customfit.execution import replicas
+from customfit.execution.trainable import StepName
 
-PHILOX = 1  # the algorithm of both
-RESERVED = 256  # how many numbers the op moves on for each that it draws
+PHILOX = 1  # the algorithm of the op and of its counterpart
+RESERVED = 256  # by how much the op advances its counter for each number that it draws
+
+State = Union[np.ndarray, tf.Tensor, Sequence[int]]  # two seeds and the counter
 
 
 class ResumableRandomOps:
     """The states of the random ops in a model's steps.
 
     Attributes:
-        states: By name, variables that hold two seeds and how far the op has drawn.
+        states: By name, variables that hold two seeds and the counter of each op.
     """
 
     def __init__(self) -> None:
         self.states: dict[str, tf.Variable] = {}
-        self._restored: dict[str, Any] = {}
+        self._restored: dict[str, State] = {}
 
-    def restore(self, states: dict[str, Any]) -> None:
-        """Has ops go on from these states, also those that are traced later."""
+    def restore(self, states: Mapping[str, State]) -> None:
+        """Restores the states of ops, including those that are traced later.
+
+        Args:
+            states: States by name, as a checkpoint has saved them.
+        """
         self._restored = dict(states)
         for name, variable in self.states.items():
             if name in states:
                 variable.assign(states[name])
 
     @contextlib.contextmanager
-    def counted(self, name: str, batch: Any) -> Iterator[None]:
-        """While this lasts, random ops that are traced keep their state here.
+    def replaced(self, name: StepName, batch: Batch) -> Iterator[None]:
+        """Replaces the random ops that are traced within.
 
         Args:
-            name: The step's name.
-            batch: The batch that it is traced for: steps of other signatures draw for themselves.
+            name: The step that is traced.
+            batch: The batch for which it is traced. Each signature of a batch has ops, and states, of its own.
         """
         if tf.executing_eagerly():
             yield
@@ -57,18 +67,17 @@ class ResumableRandomOps:
         )
         thread, count = threading.get_ident(), 0
 
-        def replacement(op_name: str, op: Any, *args: Any, **kwargs: Any) -> Any:
+        def replacement(op_name: str, op: Callable[..., tf.Tensor], *args: Any, **kwargs: Any) -> tf.Tensor:
             nonlocal count
-            here = threading.get_ident() == thread
-            on_replica = not here and replicas.replica_count() > 1  # each is traced in a thread of its own
-            if tf.executing_eagerly() or not (here or on_replica):
+            in_thread = threading.get_ident() == thread
+            on_replica = not in_thread and replicas.replica_count() > 1  # each is traced in a thread of its own
+            if tf.executing_eagerly() or not (in_thread or on_replica):
                 return op(*args, **kwargs)
-            if on_replica or op_name in compat.UNCOUNTED_RANDOM_OPS:
-                drawn_by = compat.UNCOUNTED_RANDOM_OPS.get(op_name, "tf.random")
+            if on_replica or op_name in compat.UNRESUMABLE_RANDOM_OPS:
+                drawn_by = compat.UNRESUMABLE_RANDOM_OPS.get(op_name, "tf.random")
                 warnings.warn(
-                    f"`{name}` draws by `{drawn_by}`{' on several replicas' if on_replica else ''}, whose state cannot "
-                    "be kept: a run that is taken up draws other numbers. `tf.random.Generator` and "
-                    "`tf.random.stateless_*` can be.",
+                    f"`{name}` uses `{drawn_by}`{' on several replicas' if on_replica else ''}, whose state cannot be "
+                    "saved: a resumed run draws other numbers. Use a `tf.random.Generator` or `tf.random.stateless_*`.",
                     stacklevel=2,
                 )
                 return op(*args, **kwargs)
@@ -88,7 +97,7 @@ class ResumableRandomOps:
             kwargs.update(zip(("minval", "maxval"), args))
         elif args:
             kwargs["dtype"] = args[0]
-        numbers = compat.COUNTED_RANDOM_OPS[op_name](
+        numbers = compat.RESUMABLE_RANDOM_OPS[op_name](
             shape=shape,
             key=tf.cast(first, tf.uint64)[tf.newaxis],
             counter=tf.cast(tf.stack([drawn, second]), tf.uint64),
@@ -100,15 +109,15 @@ class ResumableRandomOps:
         return numbers
 
     def _state(self, name: str, seed: int, seed2: int) -> tf.Variable:
-        def make() -> None:
+        def create() -> None:
             initial = self._restored.get(name, [seed, seed2, 0])
             self.states[name] = tf.Variable(initial, dtype=tf.int64, trainable=False)
 
         if name not in self.states:
-            # A function that is being traced for the second time refuses variables, but only of its own thread.
-            maker = threading.Thread(target=make)
-            maker.start()
-            maker.join()
+            # A function that is traced a second time refuses new variables, but only those of its own thread.
+            thread = threading.Thread(target=create)
+            thread.start()
+            thread.join()
             return self.states[name]
         with tf.init_scope():
             if int(self.states[name][2]) == 0:  # traced again before it has drawn anything

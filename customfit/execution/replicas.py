@@ -1,6 +1,6 @@
-"""What a step must mind where it runs on several replicas: sums over all, copies of state, and branches.
+"""What a step does differently on several replicas: sums over all of them, copies of state, and branches.
 
-On one device all of this is nothing: sums are what they sum, and a branch is `tf.cond`.
+On one device a sum is the tensor itself and a branch is `tf.cond`. REPLICAS.md says more.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from customfit.compat import tf
 
 
 def replica_count() -> int:
-    """How many replicas run this step at once."""
+    """Returns how many replicas run this step at once."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def variable(initial: Any, name: str, summed: bool = False) -> tf.Variable:
-    """A variable of which each replica has a copy of its own.
+def variable(initial: tf.Tensor | float, name: str, summed: bool = False) -> tf.Variable:
+    """Creates a variable of which each replica has its own copy.
 
     Args:
         initial: The initial value.
         name: The name.
-        summed: Whether its value for the world is the sum over the replicas; else that of the first one.
+        summed: Whether its value outside the replicas is the sum of the copies. Defaults to that of the first replica.
     """
     aggregation = tf.VariableAggregation
     return tf.Variable(
@@ -36,56 +36,75 @@ def variable(initial: Any, name: str, summed: bool = False) -> tf.Variable:
 
 
 def can_assign(variable: tf.Variable) -> bool:
-    """Whether a replica may assign to it: where there are several, not if what they assign is summed for all."""
+    """Whether a replica may assign to a variable.
+
+    One of several replicas may not if the variable is shared and what they assign is summed.
+
+    Args:
+        variable: The variable.
+    """
     on_read = getattr(variable, "synchronization", None) == tf.VariableSynchronization.ON_READ
     summed = getattr(variable, "aggregation", None) == tf.VariableAggregation.SUM
     return replica_count() == 1 or on_read or not summed
 
 
 def copies(strategy: tf.distribute.Strategy, variable: tf.Variable) -> list[tf.Variable]:
-    """What each replica has for itself of a variable, or the variable where they share it.
+    """Returns each replica's own copy of a variable, or the variable itself if the replicas share it.
 
-    To save or keep a variable by its value for the world would give each replica its share of a sum.
+    Save and restore the copies: the value outside the replicas may be their sum, and assigning it would divide it
+    evenly among them.
+
+    Args:
+        strategy: The strategy.
+        variable: The variable.
     """
     if getattr(variable, "synchronization", None) != tf.VariableSynchronization.ON_READ:
         return [variable]
     return list(strategy.experimental_local_results(variable))
 
 
-def sum_over_replicas(tensors: Sequence[Any]) -> list[Any]:
-    """The sum of each tensor over the replicas. `None` stays what it is."""
+def sum_over_replicas(tensors: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:
+    """Returns the sum of each tensor over the replicas.
+
+    Args:
+        tensors: Tensors or slices. `None` stays `None`.
+    """
     if replica_count() == 1:
         return list(tensors)
-    there = [tensor for tensor in tensors if tensor is not None]
+    present = [tensor for tensor in tensors if tensor is not None]
     context = tf.distribute.get_replica_context()
-    sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, there) if there else ())
+    sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present) if present else ())
     return [None if tensor is None else next(sums) for tensor in tensors]
 
 
 def on_any_replica(condition: tf.Tensor) -> tf.Tensor:
-    """Whether a condition holds on any replica."""
+    """Whether a condition holds on any replica, as a tensor that is the same on all of them.
+
+    Args:
+        condition: A scalar.
+    """
     (count,) = sum_over_replicas([tf.cast(condition, tf.float32)])
     return tf.cast(count, tf.bool)
 
 
-def run_if(condition: tf.Tensor, update: Callable[[Any], Any], tensors: Sequence[Any]) -> None:
-    """Runs `update(tensors)` where a condition holds, which must be the same on all replicas.
+def run_if(condition: tf.Tensor, update: Callable[[list], object], tensors: Sequence[tf.Tensor]) -> None:
+    """Runs `update(tensors)` if a condition holds.
 
-    An optimizer's update leaves the replicas for a moment, which it must not do within a branch of theirs: there the
-    branch is taken outside them.
+    An optimizer's update may leave the replicas to merge their gradients, which it cannot do within a branch that each
+    replica takes on its own. Then all replicas take the branch together.
 
     Args:
-        condition: A scalar.
+        condition: A scalar, the same on all replicas.
         update: Changes variables. It is called in each replica.
-        tensors: What it is called with.
+        tensors: Its arguments: tensors or slices.
     """
     tensors = list(tensors)
 
     def update_in_branch(tensors):
-        # Copies, because an optimizer takes gradients of one graph only, and `update` may return some as they are.
+        # An optimizer requires gradients of one graph, the branch's, and `update` may pass some on as they are.
         return update(tf.nest.map_structure(tf.identity, tensors, expand_composites=True))
 
-    if replica_count() == 1 or compat.branches_in_replicas():
+    if replica_count() == 1 or compat.supports_no_merge_call():
         tf.cond(condition, lambda: _then_nothing(update_in_branch, tensors), lambda: tf.constant(0))
         return
 
@@ -102,6 +121,7 @@ def run_if(condition: tf.Tensor, update: Callable[[Any], Any], tensors: Sequence
     tf.distribute.get_replica_context().merge_call(branch, args=(condition, tensors))
 
 
-def _then_nothing(update: Callable[[Any], Any], tensors: Any) -> tf.Tensor:
+def _then_nothing(update: Callable[[list], object], tensors: Any) -> tf.Tensor:
+    """Runs an update as a branch of `tf.cond`, whose branches must return the same."""
     update(tensors)
     return tf.constant(0)

@@ -1,25 +1,27 @@
-"""A step on several replicas: each takes its share of a batch, and their logs become one.
+"""A step on several replicas: each takes its share of a batch, and their logs are reduced to one.
 
-Data is read once, as on one device, and cut up inside the graph. So the batch, its order, a position to resume at, and
-how fast it comes are those of one device, whatever the strategy.
+Data is read once, as on one device, and split inside the graph. So batches, their order, the position to resume at and
+the speed of the input do not depend on the strategy. REPLICAS.md says more.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 from customfit import compat
 from customfit.compat import tf
-from customfit.data import count_batch_rows, map_leaves
+from customfit.data import Batch, BatchSpec, count_batch_rows, map_leaves
+
+Result = TypeVar("Result")
 
 
-def run_step(strategy: tf.distribute.Strategy, step: Callable[[Any], Any], batch: Any) -> Any:
+def run_step(strategy: tf.distribute.Strategy, step: Callable[[Batch], Result], batch: Batch) -> Result:
     """Runs a step on all replicas of a strategy.
 
     Args:
         strategy: The strategy.
         step: A function from a batch to logs, called in each replica.
-        batch: The batch of all replicas together; or, from a dataset that is distributed already, of each.
+        batch: The batch of all replicas together; or, of a distributed dataset, that of each replica.
 
     Returns:
         The logs, each reduced over the replicas as `fit` does.
@@ -34,8 +36,14 @@ def run_step(strategy: tf.distribute.Strategy, step: Callable[[Any], Any], batch
     return tf.nest.map_structure(lambda log: strategy.reduce(how, log, None) if _is_distributed(log) else log, logs)
 
 
-def shard_batch(batch: Any) -> Any:
-    """This replica's rows of a batch: as many as the others have, or one more where they cannot be shared evenly."""
+def shard_batch(batch: Batch) -> Batch:
+    """Returns this replica's rows of a batch.
+
+    The rows are split evenly. Of rows that are left over, the first replicas get one more each.
+
+    Args:
+        batch: The batch of all replicas.
+    """
     context = tf.distribute.get_replica_context()
     index = tf.cast(context.replica_id_in_sync_group, tf.int64)
     rows = count_batch_rows(batch)
@@ -52,14 +60,18 @@ def shard_batch(batch: Any) -> Any:
     return map_leaves(part, batch)
 
 
-def shard_spec(spec: Any) -> Any:
-    """The spec of what the step of one replica takes, but for the number of rows, of that of what `run_step` takes."""
+def shard_spec(spec: BatchSpec) -> BatchSpec:
+    """Returns the spec of a replica's batch, in which the number of rows may still be that of all replicas.
 
-    def of_one(leaf: tf.TypeSpec) -> tf.TypeSpec:
+    Args:
+        spec: The spec of the batch that `run_step` takes.
+    """
+
+    def of_replica(leaf: tf.TypeSpec) -> tf.TypeSpec:
         distributed = issubclass(leaf.value_type, tf.distribute.DistributedValues)
         return tf.nest.flatten(leaf, expand_composites=True)[0] if distributed else leaf
 
-    return map_leaves(of_one, spec)
+    return map_leaves(of_replica, spec)
 
 
 def _is_distributed(value: Any) -> bool:
@@ -67,28 +79,37 @@ def _is_distributed(value: Any) -> bool:
 
 
 def has_workers(strategy: tf.distribute.Strategy) -> bool:
-    """Whether other processes take part, which must come to each sum over the replicas at the same step of a call."""
+    """Whether other processes take part. All of them must run the same steps in the same graph calls.
+
+    Args:
+        strategy: The model's strategy.
+    """
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
 def check_strategy(strategy: tf.distribute.Strategy, jit_compile: bool) -> None:
-    """Refuses what cannot be trained on several replicas.
+    """Refuses a strategy under which `custom_fit` cannot train.
+
+    Args:
+        strategy: The model's strategy.
+        jit_compile: Whether the steps are compiled with XLA.
 
     Raises:
         NotImplementedError: If it cannot.
     """
     if isinstance(strategy, tf.distribute.experimental.ParameterServerStrategy):
         raise NotImplementedError(
-            "`custom_fit` trains on replicas in step with each other, and not by a `ParameterServerStrategy`, which "
-            "schedules steps one by one. Received: a model under ParameterServerStrategy"
+            "`custom_fit` trains synchronous replicas. It does not support `ParameterServerStrategy`, whose workers "
+            "run steps asynchronously. Use a synchronous strategy, such as `MultiWorkerMirroredStrategy`. "
+            "Received: a model under ParameterServerStrategy"
         )
     if strategy.num_replicas_in_sync == 1:
         return
     received = f"Received: a model under {type(strategy).__name__} with {strategy.num_replicas_in_sync} replicas"
     if not compat.divides_loss_by_replicas():
         raise NotImplementedError(
-            "On several replicas `custom_fit` needs Keras 3.8 or newer: older ones of Keras 3 sum losses that are not "
-            f"divided by the number of replicas. {received}."
+            "On several replicas `custom_fit` needs Keras 3.8 or newer: older releases of Keras 3 sum the losses of "
+            f"replicas without dividing them by their number. {received}."
         )
     if jit_compile:
         raise NotImplementedError(

@@ -1,30 +1,36 @@
-"""The values that variables had."""
+"""The values of variables at one moment."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from customfit.compat import tf
 from customfit.execution import replicas
 
 
 class VariableSnapshot:
-    """The values of variables, to be put back.
+    """Holds the values that variables have now, in order to restore them.
 
     Args:
         variables: The variables.
     """
 
-    def __init__(self, variables: list):
+    def __init__(self, variables: Iterable[tf.Variable]):
         self._values = [(variable, tf.identity(variable)) for variable in variables]
 
     def restore(self) -> None:
-        """Gives the variables the values that they had."""
+        """Restores the values."""
         for variable, value in self._values:
             variable.assign(value)
 
     def restore_where(self, condition: tf.Tensor) -> None:
-        """The same in a graph, where a condition holds, which must be the same on all replicas."""
+        """Restores the values in a graph, if a condition holds.
+
+        Args:
+            condition: A scalar, the same on all replicas.
+        """
         if replicas.replica_count() == 1:
             replicas.run_if(condition, lambda _: self.restore(), [])
             return
-        for variable, value in self._values:  # replicas agree on each, which they must not do within a branch
+        for variable, value in self._values:  # an assignment synchronises replicas, which a branch must not do
             variable.assign(tf.where(condition, value, variable))

@@ -1,7 +1,7 @@
-"""Blocks of steps as one XLA program each, with their data gathered outside it.
+"""Blocks of steps as XLA programs, with their data gathered outside the program.
 
-XLA wants static shapes, and compiles anew for each, which takes seconds. So the batches of a block lie one behind the
-other in rows that are padded to one of few capacities, and how many steps the program takes of them is a tensor.
+XLA needs static shapes and compiles again for each new one, which takes seconds. So the batches of a block are
+concatenated and padded to one of few capacities, and the number of steps is a tensor. BLOCKS.md says more.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import warnings
 from typing import Any, Callable
 
 from customfit.compat import tf
-from customfit.data import Block, map_leaves
+from customfit.data import Batch, BatchSpec, Block, map_leaves
 from customfit.execution.graph import GraphBlocks, LoopStep
+from customfit.execution.trainable import Logs
 
-CAPACITIES = (4, 16, 64, 256)  # steps
-MOST_BYTES = 2**23  # of padding
+CAPACITIES = (4, 16, 64, 256)  # in steps
+MAX_BYTES = 2**23  # of the batches of one program, padding included
+
+Sizes = tuple[int, ...]  # the rows of each leaf of a batch
 
 
 class XlaBlocks:
@@ -23,40 +26,40 @@ class XlaBlocks:
 
     Args:
         step: The step to loop over.
-        otherwise: What runs blocks where XLA cannot compile the step; `None`: that is an error.
+        fallback: Runs the blocks if XLA cannot compile the step. `None`: that is an error.
     """
 
-    def __init__(self, step: LoopStep, otherwise: GraphBlocks | None = None):
+    def __init__(self, step: LoopStep, fallback: GraphBlocks | None = None):
         self._step = step
-        self._otherwise = otherwise
+        self._fallback = fallback
         self._gave_up = False
-        self._functions: dict = {}
+        self._functions: dict[Any, Callable] = {}  # by the fetch, by the sizes and capacity, or "one step"
 
-    def run(self, block: Block) -> dict | None:
-        """Runs the steps of a block and notes in `block.done` how many there were."""
-        if self._gave_up and self._otherwise is not None:
-            return self._otherwise.run(block)
+    def run(self, block: Block) -> Logs | None:
+        """Runs the steps of a block: see `BlockRunner`."""
+        if self._gave_up and self._fallback is not None:
+            return self._fallback.run(block)
         spec = block.fetch.element_spec(block.feed) if block.count > 1 else None
         if block.count > 1 and can_stack(spec):
             return self._run_stacked(block, spec)
         return self._run_one_by_one(block)
 
-    def _run_one_by_one(self, block: Block) -> dict | None:
+    def _run_one_by_one(self, block: Block) -> Logs | None:
         logs = None
         while block.done < block.count and (batch := block.read()) is not None:
             logs = self._call("one step", self._one_step, batch)
             block.done += 1
         return logs
 
-    def _run_stacked(self, block: Block, spec: Any) -> dict | None:
+    def _run_stacked(self, block: Block, spec: BatchSpec) -> Logs | None:
         head = block.get_next_as_optional() if block.may_end else None
         if head is not None and not head.has_value():
             return None
         stack = self._functions.setdefault(block.fetch, tf.function(block.fetch.stack, autograph=False))
         rows, sizes = stack(block.feed, tf.constant(block.first), tf.constant(block.count), head)
         logs, begins = None, [0] * len(rows)
-        for size, alike in itertools.groupby(map(tuple, sizes.numpy().tolist())):
-            steps = len(list(alike))
+        for size, batches in itertools.groupby(map(tuple, sizes.numpy().tolist())):
+            steps = len(list(batches))
             capacity = _capacity(steps, rows, size)
             program = self._program(size, spec)
             for begin in range(0, steps, capacity):
@@ -70,11 +73,11 @@ class XlaBlocks:
         block.done = len(sizes)
         return logs
 
-    def _one_step(self, batch: Any) -> dict:
+    def _one_step(self, batch: Batch) -> Logs:
         return self._step.logs(self._step(batch))
 
-    def _program(self, size: tuple, spec: Any) -> Callable:
-        """The function of a block whose batches have `size[i]` rows in their leaf `i`."""
+    def _program(self, size: Sizes, spec: BatchSpec) -> Callable:
+        """Returns the function of a block whose batches have `size[i]` rows in their leaf `i`."""
 
         def program(rows, count):
             def batch(index):
@@ -84,7 +87,7 @@ class XlaBlocks:
                 )
                 return map_leaves(lambda _: next(leaves), spec)
 
-            carried, _ = self._step.before(lambda: batch(0))
+            carried, _ = self._step.initial(lambda: batch(0))
             _, carried = tf.while_loop(
                 lambda index, _: index < count,
                 lambda index, _: (index + 1, self._step(batch(index))),
@@ -95,32 +98,38 @@ class XlaBlocks:
 
         return program
 
-    def _call(self, key: Any, function: Callable, *args: Any) -> dict:
+    def _call(self, key: Any, function: Callable, *args: Any) -> Logs:
         known = key in self._functions
         if not known:
             self._functions[key] = tf.function(function, jit_compile=None if self._gave_up else True, autograph=False)
         try:
             return self._functions[key](*args)
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
-            if known or self._gave_up or self._otherwise is None:
+            if known or self._gave_up or self._fallback is None:
                 raise
-            warnings.warn(f"XLA cannot compile the model's step, which runs without it: {error.message}", stacklevel=2)
+            warnings.warn(
+                f"XLA cannot compile the model's step; training continues without XLA: {error.message}", stacklevel=2
+            )
             self._gave_up, self._functions = True, {}
-            return self._call(key, function, *args)  # the data of this block has been read: it is trained on here
+            return self._call(key, function, *args)  # here, since the data of this block has been read
 
 
-def can_stack(spec: Any) -> bool:
-    """Whether batches of this spec can lie one behind the other: dense ones that differ in their first axis at most."""
+def can_stack(spec: BatchSpec) -> bool:
+    """Whether batches of this spec can be concatenated: dense ones that differ in their first axis at most.
+
+    Args:
+        spec: The spec of a batch.
+    """
     return all(
         leaf is None or (isinstance(leaf, tf.TensorSpec) and leaf.shape.rank and leaf.shape[1:].is_fully_defined())
         for leaf in tf.nest.flatten(spec)
     )
 
 
-def _capacity(steps: int, rows: list, size: tuple) -> int:
-    """The fewest of `CAPACITIES` that hold so many steps, unless they would take too much memory."""
+def _capacity(steps: int, rows: list[tf.Tensor], size: Sizes) -> int:
+    """Returns the smallest capacity that holds so many steps, or the largest one that memory allows."""
     step_bytes = sum(each * max(1, leaf.shape[1:].num_elements()) * leaf.dtype.size for leaf, each in zip(rows, size))
-    fitting = [capacity for capacity in CAPACITIES if capacity * step_bytes <= MOST_BYTES] or [1]
+    fitting = [capacity for capacity in CAPACITIES if capacity * step_bytes <= MAX_BYTES] or [1]
     return next((capacity for capacity in fitting if capacity >= steps), fitting[-1])
 
 
