@@ -75,7 +75,7 @@ PRIVATE_NAMES = {
         ALWAYS,
         lambda: all(
             callable(getattr(importlib.import_module("tensorflow.python.ops.gen_random_ops"), name))
-            for name in (*compat.COUNTED_RANDOM_OPS, *compat.UNCOUNTED_RANDOM_OPS)
+            for name in (*compat.RESUMABLE_RANDOM_OPS, *compat.UNRESUMABLE_RANDOM_OPS)
         ),
     ),
     "tensorflow.python.ops.stateful_random_ops": (
@@ -196,11 +196,11 @@ def test_a_functional_call_is_known_as_keras_knows_it(arguments, functional):
 def test_a_functional_model_s_tensors_know_where_they_come_from():
     inputs = keras.Input((2,))
     hidden = keras.layers.Dense(3, name="hidden")(inputs)
-    layer, (other, first) = compat.origin(keras.layers.Concatenate(name="both")([hidden, inputs]))
+    layer, (other, first) = compat.producing_layer(keras.layers.Concatenate(name="both")([hidden, inputs]))
     assert layer.name == "both"
     assert first is inputs
-    assert compat.origin(other)[0].name == "hidden"
-    assert compat.origin(inputs)[1] == []
+    assert compat.producing_layer(other)[0].name == "hidden"
+    assert compat.producing_layer(inputs)[1] == []
 
 
 def test_private_names_of_models_are_there():
@@ -221,14 +221,16 @@ def test_private_names_of_models_are_there():
 def test_private_names_of_callbacks_and_evaluation_are_there(tmp_path):
     tensorboard = keras.callbacks.TensorBoard(str(tmp_path))
     tensorboard.set_model(keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]))
-    assert compat.ignores_batches(tensorboard, "train")
-    assert not compat.ignores_batches(keras.callbacks.TensorBoard(str(tmp_path), write_steps_per_second=True), "train")
-    assert compat.ignores_batches(keras.callbacks.ModelCheckpoint("unused.keras"), "train")
-    assert not compat.ignores_batches(keras.callbacks.ModelCheckpoint("unused.keras", save_freq=3), "train")
-    assert not compat.ignores_batches(keras.callbacks.TerminateOnNaN(), "train")
+    assert compat.has_idle_batch_hooks(tensorboard, "train")
+    assert not compat.has_idle_batch_hooks(
+        keras.callbacks.TensorBoard(str(tmp_path), write_steps_per_second=True), "train"
+    )
+    assert compat.has_idle_batch_hooks(keras.callbacks.ModelCheckpoint("unused.keras"), "train")
+    assert not compat.has_idle_batch_hooks(keras.callbacks.ModelCheckpoint("unused.keras", save_freq=3), "train")
+    assert not compat.has_idle_batch_hooks(keras.callbacks.TerminateOnNaN(), "train")
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-    assert compat.finish_evaluation(model, {"loss": 1.0}, return_dict=False) == 1.0
+    assert compat.evaluation_result(model, {"loss": 1.0}, return_dict=False) == 1.0
 
 
 def test_tensorflow_lists_the_memory_of_its_devices():
@@ -243,8 +245,8 @@ def test_free_memory_is_a_number_of_bytes():
 
 def test_the_data_adapters_take_what_they_took():
     data = compat.keras_data(X, Y, batch_size=32, epochs=2, class_weight={0: 1.0, 1: 2.0, 2: 3.0})
-    assert data.num_batches == 3
-    x, y, weights = next(next(data.iterators))
+    assert data.count_batches() == 3
+    x, y, weights = next(data.new_iterator())
     assert x.shape == (32, 8)
     assert weights.shape[0] == 32
 
@@ -331,7 +333,7 @@ def test_random_ops_without_a_stateless_twin_are_intercepted(name, draw):
         draw()
     draw()
     assert seen == [name]
-    assert name in compat.UNCOUNTED_RANDOM_OPS
+    assert name in compat.UNRESUMABLE_RANDOM_OPS
 
 
 def test_the_global_seed_is_told_and_asking_draws_nothing():
@@ -387,14 +389,14 @@ def test_counted_random_ops_draw_what_the_ops_themselves_draw(name, draw):
 
     @tf.function
     def counted(rows):
-        with randomness.counted("step", rows):
+        with randomness.replaced("step", rows):
             return draw([rows, 7])
 
     for rows in map(tf.constant, (3, 1000, 5)):
         assert (counted(rows).numpy() == plain(rows).numpy()).all()
     (state,) = randomness.states.values()
     assert int(state[2]) == 256 * 7 * (3 + 1000 + 5)
-    assert name in compat.COUNTED_RANDOM_OPS
+    assert name in compat.RESUMABLE_RANDOM_OPS
 
 
 def test_what_callbacks_of_keras_remember_has_the_names_that_it_had():

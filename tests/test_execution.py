@@ -113,11 +113,11 @@ def test_logs_stay_on_the_device_until_someone_looks():
     from customfit import compat
 
     read = []
-    original = compat.to_host
+    original = compat.pythonify_logs
     model = models.dense(CustomTrainModel)
     model.compile("adam", "sparse_categorical_crossentropy")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compat, "to_host", lambda logs: read.append(logs) or original(logs))
+        patch.setattr(compat, "pythonify_logs", lambda logs: read.append(logs) or original(logs))
         model.custom_fit(X, Y, batch_size=2, verbose=0, log_every=16)
     # 48 steps: three lines, and the epoch's own logs from the last step and from the metrics.
     assert len(read) == 3 + 2

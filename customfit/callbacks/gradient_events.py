@@ -32,4 +32,4 @@ class GradientEvents(keras.callbacks.Callback):
         self.on_train_batch_end(None)
         self.model.gradient_pipeline.flush()
         if logs is not None:  # they were made before the flush
-            logs.update(compat.to_host(self.model.gradient_pipeline.metrics.results()))
+            logs.update(compat.pythonify_logs(self.model.gradient_pipeline.metrics.results()))

@@ -22,7 +22,7 @@ _STATE_ATTRIBUTES = {
 }
 
 
-def ignores_batches(callback: keras.callbacks.Callback, phase: str) -> bool:
+def has_idle_batch_hooks(callback: keras.callbacks.Callback, phase: str) -> bool:
     """Whether a callback of Keras's has batch hooks that do nothing, given how the callback is set.
 
     Args:

@@ -10,23 +10,23 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Callable, NamedTuple
 
 from customfit.compat.versions import IS_KERAS_3, KERAS_VERSION, keras, module_beside_model, tf
 
 
-def casts_tensors() -> bool:
+def fit_casts_tensors() -> bool:
     """Whether `fit` casts float tensors to `floatx`, as Keras 3 does. Every generation casts NumPy arrays."""
     return IS_KERAS_3
 
 
-def gathers_composite_tensors() -> bool:
+def shuffles_ragged_like_dense() -> bool:
     """Whether `fit` shuffles ragged and sparse tensors in the same order as arrays. Keras 2 uses another order."""
     return IS_KERAS_3
 
 
-def streams_epochs() -> bool:
+def epochs_share_iterator() -> bool:
     """Whether `fit` reads all epochs from one iterator, and stops training when it is exhausted, as Keras 2 does.
 
     Keras 3 ends only the epoch, and starts the next one from the beginning of the data.
@@ -34,7 +34,7 @@ def streams_epochs() -> bool:
     return not IS_KERAS_3
 
 
-def is_torch_loader(data: Any) -> bool:
+def is_torch_data_loader(data: Any) -> bool:
     """Whether Keras 3 reads the data as a torch `DataLoader`. To Keras 2 it is an iterable like any other."""
     names = [(cls.__name__, cls.__module__) for cls in type(data).__mro__]
     return IS_KERAS_3 and any(name == "DataLoader" and "torch.utils.data" in module for name, module in names)
@@ -46,25 +46,48 @@ def cardinality(dataset: tf.data.Dataset | tf.distribute.DistributedDataset) -> 
 
 
 class KerasData(NamedTuple):
-    """A dataset of batches made by Keras's own data adapters, and what `fit` would do with it in each epoch.
+    """A dataset of batches made by Keras's own data adapters, and how `fit` of this generation iterates over it.
+
+    A run is a call of `fit` or a pass over validation data. Which iterators `fit` makes matters even if it never reads
+    them, because each one advances the seed of a `shuffle(seed=)` in the dataset.
 
     Attributes:
         dataset: The dataset.
-        iterators: Gives a fresh iterator of the dataset for each `next`.
-        num_batches: The number of batches in an epoch, if it is known.
+        new_iterator: Makes an iterator of it.
+        count_batches: The number of batches in a pass now, or `None` if it is not known.
+        recounts: When `fit` counts them again: for each "run", each "epoch", or "never".
+        most_after: If the number is not known, how many batches `fit` reads at most in later epochs when one had so
+            many. `None`: as many as there are.
         spans_epochs: Whether one iterator serves all epochs, each of which continues where the last one stopped.
+        ends_training: Whether training stops when data runs out before the end of an epoch.
+        unused_first: Whether each run begins with an iterator that is never read.
+        renews_at_end: Whether a new iterator is made as soon as all batches of a known number have been read, even if
+            no epoch follows.
+        on_run_begin: To call when a run begins.
         on_epoch_begin: To call when an epoch begins.
         on_epoch_end: To call when an epoch ends.
-        on_restart: To call before the first epoch, and before each pass over validation data.
     """
 
     dataset: tf.data.Dataset
-    iterators: Iterator[Iterator[Any]]
-    num_batches: int | None
+    new_iterator: Callable[[], tf.data.Iterator]
+    count_batches: Callable[[], int | None]
+    recounts: str
+    most_after: Callable[[int], int | None]
     spans_epochs: bool
+    ends_training: bool
+    unused_first: bool
+    renews_at_end: bool
+    on_run_begin: Callable[[], None]
     on_epoch_begin: Callable[[], None]
     on_epoch_end: Callable[[], None]
-    on_restart: Callable[[], None]
+
+
+def validation_continues() -> bool:
+    """Whether a pass of `validation_steps` continues where the last one stopped, as in Keras 3.0 to 3.6.
+
+    In Keras 2 and from 3.7 on, each pass starts with the first batch.
+    """
+    return IS_KERAS_3 and KERAS_VERSION < (3, 7)
 
 
 def keras_data(
@@ -76,7 +99,7 @@ def keras_data(
     steps_per_epoch: int | None = None,
     epochs: int = 1,
     shuffle: bool | str = False,
-    class_weight: dict[int, float] | None = None,
+    class_weight: Mapping[int, float] | None = None,
     model: keras.Model | None = None,
     **workers: int | bool,
 ) -> KerasData:
@@ -97,36 +120,53 @@ def keras_data(
             "`workers`, `use_multiprocessing` and `max_queue_size` must be given to the `keras.utils.PyDataset`, "
             f"not to `custom_fit`, in Keras 3. Received: {workers}"
         )
-    return _keras_3_data(**options)
+    return _keras_3_data(1 if model is None else int(model.steps_per_execution or 1), **options)
 
 
-def _keras_3_data(**options: Any) -> KerasData:
+def _keras_3_data(steps_per_execution: int, **options: Any) -> KerasData:
     with _refused_if_empty():
         adapter = importlib.import_module("keras.src.trainers.data_adapters").get_data_adapter(**options)
-    dataset, num_batches = adapter.get_tf_dataset(), _finite(adapter.num_batches)
+    dataset, renews = adapter.get_tf_dataset(), KERAS_VERSION >= (3, 7)
     return KerasData(
         dataset=dataset,
-        iterators=_iterators(dataset, unused_after=KERAS_VERSION >= (3, 7) and num_batches is not None),
-        num_batches=num_batches,
+        new_iterator=lambda: iter(dataset),
+        count_batches=lambda: _finite(adapter.num_batches),
+        recounts="run" if renews else "never",
+        # It counts executions, and the one that finds the data's end as well.
+        most_after=lambda found: steps_per_execution * (math.ceil(found / steps_per_execution) + 1),
         spans_epochs=options["steps_per_epoch"] is not None,
+        ends_training=False,
+        unused_first=False,
+        renews_at_end=renews,
+        on_run_begin=adapter.on_epoch_end if renews else _nothing,
         on_epoch_begin=getattr(adapter, "on_epoch_begin", _nothing),
         on_epoch_end=adapter.on_epoch_end,
-        on_restart=adapter.on_epoch_end if KERAS_VERSION >= (3, 7) else _nothing,
     )
 
 
 def _keras_2_data(**options: Any) -> KerasData:
     with _refused_if_empty():
         handler = module_beside_model("data_adapter").get_data_handler(**options)
-    adapter = handler._adapter
+    adapter, dataset = handler._adapter, handler._dataset
+    recreates = adapter.should_recreate_iterator()
+
+    def count_batches() -> int | None:
+        size = adapter.get_size()
+        return _finite(cardinality(dataset)) if size is None else size
+
     return KerasData(
-        dataset=handler._dataset,
-        iterators=_iterators(handler._dataset, unused_before=adapter.should_recreate_iterator()),
-        num_batches=handler.inferred_steps,
-        spans_epochs=not adapter.should_recreate_iterator(),
+        dataset=dataset,
+        new_iterator=lambda: iter(dataset),
+        count_batches=count_batches,
+        recounts="epoch" if recreates else "never",
+        most_after=lambda found: found,
+        spans_epochs=not recreates,
+        ends_training=True,
+        unused_first=recreates,
+        renews_at_end=False,
+        on_run_begin=_nothing,
         on_epoch_begin=_nothing,
         on_epoch_end=adapter.on_epoch_end,
-        on_restart=_nothing,
     )
 
 
@@ -141,18 +181,6 @@ def _refused_if_empty() -> Iterator[None]:
 
 def _nothing() -> None:
     pass
-
-
-def _iterators(
-    dataset: tf.data.Dataset, unused_before: bool = False, unused_after: bool = False
-) -> Iterator[Iterator[Any]]:
-    """Yields iterators as `fit` makes them. Some it never reads, but each advances the seed of `shuffle(seed=)`."""
-    if unused_before:
-        iter(dataset)
-    while True:
-        yield iter(dataset)
-        if unused_after:
-            iter(dataset)
 
 
 def _finite(count: float | None) -> int | None:

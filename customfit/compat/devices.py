@@ -1,6 +1,6 @@
 """Devices and replicas: free memory, and how the losses and logs of several replicas become one.
 
-`divides_loss_by_replicas` and `log_reduction` say what `fit` of this generation does. `branches_in_replicas` asks
+`divides_loss_by_replicas` and `log_reduction` say what `fit` of this generation does. `supports_no_merge_call` asks
 TensorFlow about the current strategy, by a name that TensorFlow exports to Keras alone.
 """
 
@@ -36,9 +36,6 @@ def log_reduction() -> tf.distribute.ReduceOp:
     return tf.distribute.ReduceOp.MEAN if IS_KERAS_3 else tf.distribute.ReduceOp.SUM
 
 
-def branches_in_replicas() -> bool:
-    """Whether variables can be updated under the current strategy without a merge call.
-
-    If so, an update may be in a branch of `tf.cond` within a replica.
-    """
+def supports_no_merge_call() -> bool:
+    """Whether the current strategy updates variables without a merge call, so that `tf.cond` may contain an update."""
     return tf.__internal__.distribute.strategy_supports_no_merge_call()

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
 from customfit.compat.versions import IS_KERAS_3, KERAS_VERSION, keras, module_beside_model, tf
 
 
-def to_host(logs: Mapping[str, Any] | None) -> dict[str, Any]:
+def pythonify_logs(logs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Returns logs as Python numbers, in the form in which `fit` of this generation passes them to callbacks."""
     numbers: dict[str, Any] = {}
     for name, value in (logs or {}).items():
         if IS_KERAS_3 and isinstance(value, dict):
-            numbers.update(to_host(value))
+            numbers.update(pythonify_logs(value))
         elif IS_KERAS_3:
             try:
                 numbers[name] = float(value)
@@ -38,17 +38,17 @@ def _keras_2_number(value: Any) -> Any:
 
 def batch_logs(logs: dict[str, Any]) -> dict[str, Any]:
     """Returns logs for `CallbackList.on_train_batch_end`. Keras 2's converts them itself, if a callback needs them."""
-    return to_host(logs) if IS_KERAS_3 else logs
+    return pythonify_logs(logs) if IS_KERAS_3 else logs
 
 
-def verbosity(verbose: int | str) -> int | str:
+def resolve_verbose(verbose: int | str) -> int | str:
     """Resolves `verbose="auto"` where `fit` does so. In Keras 3 the callbacks do."""
     if verbose == "auto" and not IS_KERAS_3:
         return 1 if keras.utils.is_interactive_logging_enabled() else 2
     return verbose
 
 
-def execution_end(begin: int, planned: int, done: int) -> int:
+def batch_end_step(begin: int, planned: int, done: int) -> int:
     """Returns the step that `fit` passes to `on_train_batch_end` after an execution of several steps.
 
     Args:
@@ -61,18 +61,21 @@ def execution_end(begin: int, planned: int, done: int) -> int:
     return begin + planned - 1 if KERAS_VERSION >= (3, 11) else begin
 
 
-def start_training(model: keras.Model, initial_epoch: int, steps_per_epoch: int | None) -> Callable[[], int]:
-    """Resets the model's counters.
-
-    Returns:
-        A function to call after `on_train_begin`, which returns the first epoch to run: `initial_epoch`, or a later one
-        if Keras's `BackupAndRestore` has just restored a backup.
-    """
+def start_training(model: keras.Model) -> None:
+    """Resets the model's counter of training steps, where it has one, and `model.stop_training`."""
     model.stop_training = False
+    if not IS_KERAS_3:
+        model._train_counter.assign(0)
+
+
+def first_epoch(model: keras.Model, initial_epoch: int, steps_per_epoch: int | None) -> int:
+    """Returns the first epoch to run, once `on_train_begin` was called.
+
+    It is `initial_epoch`, or a later one if Keras's `BackupAndRestore` has just restored a backup.
+    """
     if IS_KERAS_3:
-        return lambda: getattr(model, "_initial_epoch", None) or initial_epoch
-    model._train_counter.assign(0)
-    return lambda: model._maybe_load_initial_counters_from_ckpt(steps_per_epoch, initial_epoch)[0]
+        return getattr(model, "_initial_epoch", None) or initial_epoch
+    return model._maybe_load_initial_counters_from_ckpt(steps_per_epoch, initial_epoch)[0]
 
 
 def compiled_trainable_state(model: keras.Model) -> contextlib.AbstractContextManager[None]:
@@ -82,7 +85,7 @@ def compiled_trainable_state(model: keras.Model) -> contextlib.AbstractContextMa
     return module_beside_model("training_utils").RespectCompiledTrainableState(model)
 
 
-def start_validation(model: keras.Model) -> None:
+def reset_test_counter(model: keras.Model) -> None:
     """Resets the model's counter of test steps, where it has one."""
     if not IS_KERAS_3:
         model._test_counter.assign(0)
@@ -94,7 +97,7 @@ def count_step(model: keras.Model, training: bool) -> None:
         (model._train_counter if training else model._test_counter).assign_add(1)
 
 
-def finish_evaluation(model: keras.Model, logs: dict[str, Any], return_dict: bool) -> Any:
+def evaluation_result(model: keras.Model, logs: dict[str, Any], return_dict: bool) -> Any:
     """Returns the logs of an evaluation as `evaluate` does: in a dict, in a list, or the only value as it is."""
     if return_dict:
         return logs
@@ -103,7 +106,7 @@ def finish_evaluation(model: keras.Model, logs: dict[str, Any], return_dict: boo
     return module_beside_model("training").flatten_metrics_in_order(logs, model.metrics_names)
 
 
-def finish_training(model: keras.Model) -> None:
+def finalize_weights(model: keras.Model) -> None:
     """Overwrites the weights with their moving average if the optimizer has `use_ema`."""
     finalize = getattr(model.optimizer, "finalize_variable_values", None)
     if finalize is not None:

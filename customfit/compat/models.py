@@ -31,7 +31,7 @@ def is_functional_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return len(args) == 2 or ("outputs" in kwargs and (len(args) == 1 or "inputs" in kwargs))
 
 
-def origin(tensor: Any) -> tuple[keras.layers.Layer, list[Any]]:
+def producing_layer(tensor: Any) -> tuple[keras.layers.Layer, list[Any]]:
     """Returns the layer that made a symbolic tensor, and the symbolic tensors on which the layer was called."""
     layer, node_index, _ = tensor._keras_history
     node = layer._inbound_nodes[node_index]

@@ -23,13 +23,8 @@ if TYPE_CHECKING:
 TensorType = tf.__internal__.types.Tensor
 
 
-def optimizer_variables(model: keras.Model) -> list[Variable]:
-    """Returns the variables of the model's optimizer: the iterations, the slots, the loss scale."""
-    return variables_of_optimizer(model.optimizer)
-
-
-def variables_of_optimizer(optimizer: Any) -> list[Variable]:
-    """Returns an optimizer's variables. In Keras 3 they include the moving average of the weights."""
+def optimizer_variables(optimizer: Any) -> list[Variable]:
+    """Returns an optimizer's variables: the iterations, the slots, the loss scale, and moving averages of weights."""
     variables: Any = getattr(optimizer, "variables", [])
     return list(variables() if callable(variables) else variables)
 
@@ -43,7 +38,7 @@ def optimizers_in(optimizer: Any) -> Iterator[Any]:
             yield from optimizers_in(inner)
 
 
-def optimizer_arguments(name: str) -> dict[str, Any]:
+def base_optimizer_arguments(name: str) -> dict[str, Any]:
     """Returns what a subclass without a learning rate passes to `keras.optimizers.Optimizer.__init__`."""
     constructors = [inspect.signature(cls.__init__) for cls in keras.optimizers.Optimizer.__mro__[:-1]]
     takes_rate = any("learning_rate" in constructor.parameters for constructor in constructors)
@@ -63,7 +58,7 @@ def build_optimizer(model: keras.Model) -> None:
             optimizer.build(model.trainable_variables)
 
 
-def gradient_of_loss(optimizer: Any, loss: tf.Tensor) -> tf.Tensor:
+def output_gradient(optimizer: Any, loss: tf.Tensor) -> tf.Tensor:
     """Returns the `output_gradients` of a loss for the tape: ones, times the loss scale.
 
     The gradients are then those of the scaled loss, to the bit, without another tensor in the tape.
@@ -105,7 +100,7 @@ def apply_gradients(
     optimizer.apply_gradients(zip(gradients, variables), **options)
 
 
-def has_dynamic_scale(optimizer: Any) -> bool:
+def has_dynamic_loss_scale(optimizer: Any) -> bool:
     """Whether the optimizer searches for the largest safe loss scale, and skips updates that are not finite."""
     found_in = keras.optimizers if hasattr(keras.optimizers, "LossScaleOptimizer") else keras.mixed_precision
     return isinstance(optimizer, found_in.LossScaleOptimizer) and bool(getattr(optimizer, "dynamic", True))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from customfit.compat.models import Variable
 
 # Random ops of TensorFlow 1 that hold their state, and the ops that draw the same numbers from a state that is passed.
-COUNTED_RANDOM_OPS: dict[str, Callable[..., tf.Tensor]] = {
+RESUMABLE_RANDOM_OPS: dict[str, Callable[..., tf.Tensor]] = {
     "random_uniform": tf.raw_ops.StatelessRandomUniformV2,
     "random_standard_normal": tf.raw_ops.StatelessRandomNormalV2,
     "truncated_normal": tf.raw_ops.StatelessTruncatedNormalV2,
@@ -27,7 +27,7 @@ COUNTED_RANDOM_OPS: dict[str, Callable[..., tf.Tensor]] = {
 }
 
 # Random ops for which there is no such replacement, and the public functions that use them.
-UNCOUNTED_RANDOM_OPS = {
+UNRESUMABLE_RANDOM_OPS = {
     "random_shuffle": "tf.random.shuffle",
     "multinomial": "tf.random.categorical",
     "random_gamma": "tf.random.gamma",
@@ -39,7 +39,7 @@ UNCOUNTED_RANDOM_OPS = {
 def replaced_random_ops(replacement: Callable[..., tf.Tensor]) -> Iterator[None]:
     """Within this context, calls `replacement(name, op, *args, **kwargs)` in place of each of the ops above."""
     module = importlib.import_module("tensorflow.python.ops.gen_random_ops")
-    ops = {name: getattr(module, name) for name in (*COUNTED_RANDOM_OPS, *UNCOUNTED_RANDOM_OPS)}
+    ops = {name: getattr(module, name) for name in (*RESUMABLE_RANDOM_OPS, *UNRESUMABLE_RANDOM_OPS)}
     for name, op in ops.items():
         setattr(module, name, functools.partial(replacement, name, op))
     try:
@@ -58,7 +58,7 @@ def keras_seed_variables() -> list[Variable]:
     return [] if generator is None else [generator.state]
 
 
-def make_keras_seed() -> None:
+def create_keras_seed_generator() -> None:
     """Makes Keras 3's global seed generator, if it does not exist yet."""
     if not keras_seed_variables():
         keras.random.uniform(())

@@ -57,7 +57,7 @@ def are_rows(*structures: Any) -> bool:
 
 def _is_rows(leaf: Any) -> bool:
     if isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor)):
-        return compat.gathers_composite_tensors()
+        return compat.shuffles_ragged_like_dense()
     return (isinstance(leaf, np.ndarray) and leaf.dtype != object) or (
         isinstance(leaf, tf.Tensor) and hasattr(leaf, "numpy")
     )
@@ -189,7 +189,7 @@ def to_tensor(array: Any) -> Any:
     """An array on the device, in the dtype in which `fit` of this generation gives it to the model."""
     if isinstance(array, np.ndarray):
         return tf.convert_to_tensor(array, keras.backend.floatx() if array.dtype.kind == "f" else None)
-    if array.dtype.is_floating and compat.casts_tensors():
+    if array.dtype.is_floating and compat.fit_casts_tensors():
         array = tf.cast(array, keras.backend.floatx())
     return SparseRows.of(array) if isinstance(array, tf.SparseTensor) else array
 

@@ -53,7 +53,7 @@ def output_layers(model: Any) -> list:
     functional: Any = compat.functional_class()
     tensors = list(tf.nest.flatten(model.outputs)) if isinstance(model, functional) else []
     while tensors:
-        layer, inputs = compat.origin(tensors.pop())
+        layer, inputs = compat.producing_layer(tensors.pop())
         if layer.weights:
             found.extend(_outputs_of(layer))
         else:

@@ -86,7 +86,7 @@ class GradientPipeline:
         key = (id(optimizer), *map(id, variables))
         if key not in self._updates:
             with tf.init_scope():
-                if self.guard.policy or compat.has_dynamic_scale(optimizer):
+                if self.guard.policy or compat.has_dynamic_loss_scale(optimizer):
                     self.guard.build()
                 self._updates[key] = Update(self, model, list(variables), optimizer)
         with tf.init_scope():
@@ -129,7 +129,7 @@ class GradientPipeline:
         bad = self.guard.check(
             gradients,
             loss,
-            scaled=compat.has_dynamic_scale(optimizer),
+            scaled=compat.has_dynamic_loss_scale(optimizer),
             first_name=update.first_name,
             begins_step=update is self.updates[0],
         )
@@ -257,7 +257,7 @@ class Update:
             or self._guard.policy
             or self._metrics
             or self._metrics.layers
-            or compat.has_dynamic_scale(self._optimizer)  # what it skips is counted
+            or compat.has_dynamic_loss_scale(self._optimizer)  # what it skips is counted
         )
 
     @property
@@ -315,7 +315,7 @@ class Update:
         clipped = gradients if self._clip is None else self._clip(gradients, self._variables)
         optimizer = self._optimizer
         finite = None
-        if compat.has_dynamic_scale(optimizer):
+        if compat.has_dynamic_loss_scale(optimizer):
             finite = all_finite(clipped)
             self._guard.count_skipped(tf.logical_not(finite))
             self._metrics.count_skipped(tf.logical_not(finite))

@@ -84,7 +84,7 @@ def replay(path: Any, model: keras.Model | None = None) -> dict:
         with np.load(folder / STATE) as values:
             for variable, value in zip(_state(model), values.values()):
                 variable.assign(value)
-        return compat.to_host(model.train_step(batch))
+        return compat.pythonify_logs(model.train_step(batch))
     finally:
         tf.debugging.disable_check_numerics()
         guard.policy = policy

@@ -75,7 +75,7 @@ class OptimizerGroups(keras.optimizers.Optimizer):
     """
 
     def __init__(self, groups: Mapping[str, Any] | Sequence[tuple[str, Any]], name: str = "optimizer_groups"):
-        super().__init__(**compat.optimizer_arguments(name))
+        super().__init__(**compat.base_optimizer_arguments(name))
         by_layer = isinstance(groups, Mapping)
         pairs = _check_pairs(groups.items() if isinstance(groups, Mapping) else groups)
         self._state = _State([key for key, _ in pairs], by_layer)
