@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def dense():
 
 
 def tensorboard():
-    callback = keras.callbacks.TensorBoard("unused")
+    callback = keras.callbacks.TensorBoard(tempfile.mkdtemp())
     callback.set_model(dense())
     return callback
 
