@@ -420,3 +420,16 @@ def test_what_callbacks_of_keras_remember_has_the_names_that_it_had():
     checkpoint = compat.callback_state(keras.callbacks.ModelCheckpoint("unused.keras"))
     assert {"best", "_batches_seen_since_last_saving", "_last_batch_seen"} <= set(checkpoint)
     assert compat.callback_state(keras.callbacks.History()) is None
+
+
+def test_fit_tells_evaluate_to_use_the_data_that_it_was_given():
+    class Tells(keras.Sequential):
+        def evaluate(self, *args, **kwargs):
+            told.update(kwargs)
+            return super().evaluate(*args, **kwargs)
+
+    told = {}
+    model = Tells([keras.Input((8,)), keras.layers.Dense(3, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(X, Y, verbose=0, validation_data=(X, Y))
+    assert compat.AS_FIT_EVALUATES.items() <= told.items()

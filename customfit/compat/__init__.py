@@ -22,6 +22,7 @@ from customfit.compat.data import (
 )
 from customfit.compat.devices import divides_loss_by_replicas, free_memory, log_reduction, supports_no_merge_call
 from customfit.compat.fit import (
+    AS_FIT_EVALUATES,
     batch_end_step,
     batch_logs,
     compiled_trainable_state,
@@ -75,6 +76,7 @@ from customfit.compat.steps import build_on_replicas, compute_loss, step_state, 
 from customfit.compat.versions import GENERATION, IS_KERAS_3, KERAS_VERSION, keras, tf
 
 __all__ = [
+    "AS_FIT_EVALUATES",
     "GENERATION",
     "IS_KERAS_3",
     "KERAS_VERSION",

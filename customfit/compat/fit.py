@@ -85,6 +85,10 @@ def compiled_trainable_state(model: keras.Model) -> contextlib.AbstractContextMa
     return module_beside_model("training_utils").RespectCompiledTrainableState(model)
 
 
+# What `fit` adds when it calls `evaluate`, of which all generations then use the data that `fit` was given.
+AS_FIT_EVALUATES = {"_use_cached_eval_dataset": True}
+
+
 def reset_test_counter(model: keras.Model) -> None:
     """Resets the model's counter of test steps, where it has one."""
     if not IS_KERAS_3:

@@ -11,7 +11,8 @@ from customfit.data.make import (
     default_batch_size,
     make_evaluation_source,
     make_source,
-    make_validation_sources,
+    make_validation_source,
+    validation_arguments,
 )
 from customfit.data.rows import count_batch_rows, map_leaves, split_rows
 from customfit.data.source import (
@@ -45,7 +46,8 @@ __all__ = [
     "is_source",
     "make_evaluation_source",
     "make_source",
-    "make_validation_sources",
+    "make_validation_source",
     "map_leaves",
     "split_rows",
+    "validation_arguments",
 ]

@@ -43,6 +43,7 @@ def make_source(
     class_weight: Mapping[int, float] | None = None,
     model: keras.Model | None = None,
     names: ArgumentNames = FIT,
+    continues: bool = False,
     **workers: int,
 ) -> Source:
     """Returns a `Source` of the batches that `fit` would make of the same arguments.
@@ -59,6 +60,7 @@ def make_source(
         class_weight: A weight for each class id.
         model: The model, which Keras 2 needs for generators.
         names: What the caller's arguments are called.
+        continues: Whether a pass over validation data continues where the last one stopped.
         **workers: `workers`, `use_multiprocessing` and `max_queue_size`, as `fit` of Keras 2 takes them.
 
     Raises:
@@ -88,7 +90,14 @@ def make_source(
         if class_weight:
             sample_weight = weigh_classes(y, sample_weight, class_weight)
         return ArraySource(
-            x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, steps_per_epoch=steps_per_epoch, epochs=epochs
+            x,
+            y,
+            sample_weight,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            steps_per_epoch=steps_per_epoch,
+            epochs=epochs,
+            continues=continues,
         )
     options = dict(steps_per_epoch=steps_per_epoch, epochs=epochs, class_weight=class_weight, model=model, **workers)
     is_dataset = hasattr(x, "element_spec")
@@ -98,7 +107,15 @@ def make_source(
         restarts = not is_iterator(x)
         shuffle = shuffle and not is_dataset and restarts  # a dataset shuffles itself
         data = compat.keras_data(x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, **options)
-        return DatasetSource(data, steps_per_epoch, restarts, is_dataset, epochs, shuffle)
+        return DatasetSource(
+            data,
+            steps_per_epoch,
+            restarts=restarts,
+            is_dataset=is_dataset,
+            epochs=epochs,
+            shuffle=shuffle,
+            continues=continues,
+        )
     _check_targets_in_batches(x, names, y=y, sample_weight=sample_weight)
     if is_iterator(x):
         return DatasetSource(compat.keras_data(as_generator(x), **options), steps_per_epoch, restarts=False)
@@ -120,10 +137,10 @@ def make_evaluation_source(
     return make_source(x, y, sample_weight, steps_per_epoch=steps, names=EVALUATE, **options)
 
 
-def make_validation_sources(
-    validation_data: Any, *, batch_size: int | None = None, steps: int | None = None, **options: Any
-) -> dict[str, Source]:
-    """Returns sources of validation batches, by the prefix of their logs.
+def validation_arguments(
+    validation_data: Any, *, batch_size: int | None = None, steps: int | None = None
+) -> dict[str, dict[str, Any]]:
+    """Returns what `fit` would call `evaluate` with, by the prefix of the logs.
 
     The prefix is "val_", or "val_<name>_" for each of several named sets.
 
@@ -132,18 +149,31 @@ def make_validation_sources(
             a dict of such by name. (A dict of arrays is inputs, as in `fit`.)
         batch_size: Rows in a batch. Defaults to 32. In a dict, it holds for the sets that are not a `Source`.
         steps: Batches in a validation pass. Defaults to all.
-        **options: The model and workers, as for `make_source`.
     """
     if isinstance(validation_data, dict) and validation_data and not are_rows(as_rows(validation_data)):
-        sources = {}
+        named = {}
         for name, data in validation_data.items():
             rows = None if is_source(data) else batch_size
-            for prefix, source in make_validation_sources(data, batch_size=rows, steps=steps, **options).items():
-                sources[f"val_{name}_{prefix[len('val_') :]}"] = source
-        return sources
+            for prefix, arguments in validation_arguments(data, batch_size=rows, steps=steps).items():
+                named[f"val_{name}_{prefix[len('val_') :]}"] = arguments
+        return named
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
-    options.update(batch_size=batch_size, steps_per_epoch=steps, names=VALIDATION)
-    return {"val_": make_source(x, y, sample_weight, **options)}
+    return {"val_": dict(x=x, y=y, sample_weight=sample_weight, batch_size=batch_size, steps=steps)}
+
+
+def make_validation_source(
+    x: Any = None, y: Any = None, sample_weight: Any = None, *, steps: int | None = None, **options: Any
+) -> Source:
+    """Returns a `Source` of validation batches.
+
+    Args:
+        x: Inputs, batches or a `Source`, as for `make_source`.
+        y: Targets, if `x` is inputs only.
+        sample_weight: A weight for each row, if `x` is inputs only.
+        steps: Batches in a pass. Defaults to all.
+        **options: `batch_size`, the model and workers, as for `make_source`.
+    """
+    return make_source(x, y, sample_weight, steps_per_epoch=steps, names=VALIDATION, **options)
 
 
 def default_batch_size(validation_data: Any, given: int | None, of_training: int | None) -> int | None:

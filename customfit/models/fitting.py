@@ -226,7 +226,7 @@ class Fitting(keras.Model if TYPE_CHECKING else object):
         if redirected:
             return result
         self.gradient_pipeline.prepare(self)
-        if not self.gradient_pipeline.has_events:
+        if not self.gradient_pipeline.needs_callback:
             return super().fit(*args, **kwargs)
         arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         events = GradientEvents()
@@ -251,7 +251,7 @@ class Fitting(keras.Model if TYPE_CHECKING else object):
         """Trains on one batch as `keras.Model.train_on_batch` does, then obeys `compile(nonfinite=)`."""
         logs = super().train_on_batch(*args, **kwargs)
         guard = self.gradient_pipeline.guard
-        if guard.ends and self.gradient_pipeline.check_nonfinite(self, epoch=0, steps=guard.steps):
+        if guard.ends_training and self.gradient_pipeline.check_nonfinite(self, epoch=0, steps=guard.steps):
             self.stop_training = True
         return logs
 
@@ -282,10 +282,15 @@ class Fitting(keras.Model if TYPE_CHECKING else object):
         override = override_of(self, "evaluate", Fitting)
         if override is None:
             return run()
-        return call_through(self, "evaluate", override, {**arguments, "return_dict": True}, lambda _: run())
+        options = {"return_dict": True, **compat.AS_FIT_EVALUATES}
+        return call_through(self, "evaluate", override, {**arguments, **options}, lambda _: run())
 
     def evaluate_arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """What arrives at Keras's `evaluate` when it is called with these arguments: a class may preprocess them."""
+        """What `evaluate` evaluates on when `fit` calls it with these arguments: a class may preprocess them.
+
+        As under `fit`, it is the data as given unless the class's `evaluate` drops `_use_cached_eval_dataset`, as
+        keras_hub's does.
+        """
         override = override_of(self, "evaluate", Fitting)
         if override is None:
             return dict(arguments)
@@ -294,9 +299,11 @@ class Fitting(keras.Model if TYPE_CHECKING else object):
             raise _Arrived(arrived)
 
         try:
-            call_through(self, "evaluate", override, {**arguments, "return_dict": True}, capture)
+            options = {"return_dict": True, **compat.AS_FIT_EVALUATES}
+            call_through(self, "evaluate", override, {**arguments, **options}, capture)
         except _Arrived as arrived:
-            return arrived.arguments
+            cached = any(arrived.arguments.get(name) for name in compat.AS_FIT_EVALUATES)
+            return {name: (arguments if cached else arrived.arguments).get(name) for name in arguments}
         raise AssertionError("what arrives is always raised")
 
     def _explicitly(self, use: Callable[[TrainingSession, Source], Any], arguments: dict[str, Any]) -> Any:

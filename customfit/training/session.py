@@ -26,7 +26,7 @@ from customfit.arguments import as_count
 from customfit.callbacks import EarlyStopping, LogEvery, make_early_stopping
 from customfit.checkpoint import Checkpoints, Directory
 from customfit.compat import keras
-from customfit.data import Block, Source, make_validation_sources
+from customfit.data import Block, Source, make_validation_source, validation_arguments
 from customfit.every import Duration
 from customfit.execution import compiled_steps, has_workers
 from customfit.training.checkpointing import SessionCheckpoints
@@ -118,12 +118,19 @@ class TrainingSession:
         checkpoints = None if checkpoint is None else Checkpoints.of(checkpoint)
 
         # The validation sets come first: by default early stopping monitors the first of them.
-        validation_sources: dict[str, Source] = {}
-        if validation_data is not None:
-            options = dict(batch_size=validation_batch_size, steps=validation_steps, model=model, **(workers or {}))
-            validation_sources = self._dry_run.validation(make_validation_sources(validation_data, **options))
+        sets = (
+            {}
+            if validation_data is None
+            else validation_arguments(validation_data, batch_size=validation_batch_size, steps=validation_steps)
+        )
+        sources = self._dry_run.validation(
+            {
+                prefix: make_validation_source(**model.evaluate_arguments(arguments), model=model, **(workers or {}))
+                for prefix, arguments in sets.items()
+            }
+        )
         verbose = compat.resolve_verbose(verbose)
-        self._early_stopping = make_early_stopping(early_stopping, list(validation_sources), verbose=int(verbose != 0))
+        self._early_stopping = make_early_stopping(early_stopping, list(sources), verbose=int(verbose != 0))
         own = [LogEvery(log_every)] if log_every is not None else []
         own += [self._early_stopping] if self._early_stopping is not None else []
         self.callbacks = make_callback_list(model, callbacks, own, verbose, self._epochs, steps_per_epoch)
@@ -137,7 +144,7 @@ class TrainingSession:
         # What a checkpoint saves, then what makes checkpoints, then what asks for them.
         self.progress = Progress(self._initial_epoch)
         self._stop = Stop(model, self._early_stopping)
-        self._validation = Validation(model, self.callbacks, validation_sources, validation_freq, self.progress, clock)
+        self._validation = Validation(model, self.callbacks, sources, sets, validation_freq, self.progress, clock)
         run = self.progress, self._stop
         self._checkpoints = SessionCheckpoints(
             model, self.callbacks.callbacks, *run, self._validation, self._early_stopping, checkpoints, identity

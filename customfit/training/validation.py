@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Container, Mapping
-from typing import Union
+from typing import Any, Union
 
 from customfit import compat
 from customfit.arguments import is_count
@@ -27,6 +27,8 @@ class Validation:
         model: The model.
         callbacks: The `CallbackList`.
         data: The sources, by the prefix of their logs.
+        arguments: What `fit` would call `evaluate` with, by the same prefix. A class that overrides `evaluate` is
+            called with it.
         freq: After which epochs: every so many, a list of epochs counted from 1, or an `Every`. With
             `Every(steps=)` and `Every(seconds=)` passes are made within epochs instead.
         progress: How far the run is. Each pass is recorded there.
@@ -41,6 +43,7 @@ class Validation:
         model: keras.Model,
         callbacks: keras.callbacks.CallbackList,
         data: Mapping[str, Source],
+        arguments: Mapping[str, Mapping[str, Any]],
         freq: Frequency,
         progress: Progress,
         clock: Callable[[], float] = time.monotonic,
@@ -50,6 +53,7 @@ class Validation:
         self.freq = freq
         self._model = model
         self._callbacks = callbacks
+        self._arguments = arguments
         self._evaluation = Evaluation(model, callbacks, progress=False)
         self._progress = progress
         self._steps = freq.steps if isinstance(freq, Every) else None
@@ -116,7 +120,7 @@ class Validation:
             logs = {
                 f"{prefix}{name}": value
                 for prefix, source in self.data.items()
-                for name, value in self._evaluation.run(source, between_blocks).items()
+                for name, value in self._evaluate(prefix, source, between_blocks).items()
             }
         except (KeyboardInterrupt, SystemExit):
             before.restore()  # a checkpoint made now is of the moment before this pass, which is still due
@@ -124,6 +128,11 @@ class Validation:
         self._progress.validation_passes += 1
         self._last = self._clock()
         return logs
+
+    def _evaluate(self, prefix: str, source: Source, between_blocks: Callable[[], None]) -> Logs:
+        """Makes a pass over one set, below the class's own `evaluate` if it has one."""
+        arguments = {**self._arguments[prefix], "callbacks": self._callbacks}
+        return self._model.through_evaluate(arguments, lambda: self._evaluation.run(source, between_blocks))
 
     def run_within_epoch(self, between_blocks: Callable[[], None]) -> Logs:
         """Makes a pass within an epoch: the training metrics continue afterwards where they were.
@@ -156,7 +165,7 @@ class Validation:
 def metric_variables(model: keras.Model) -> list:
     """The variables of all the model's metrics, including those of gradients; each replica's own."""
     variables = [variable for metric in model.metrics for variable in metric.variables]
-    variables += model.gradient_pipeline.metrics.of_epoch
+    variables += model.gradient_pipeline.metrics.epoch_variables
     strategy = model.distribute_strategy
     return [copy for variable in variables for copy in replicas.copies(strategy, compat.tf_variable(variable))]
 

@@ -358,7 +358,7 @@ class iter_again:  # noqa: N801
             "batch_size": None,
         },
     ],
-    ids=str,
+    ids=lambda given: "a streamed source" if callable(given) else str(given),
 )
 def test_ways_of_arrays(arguments, tmp_path):
     given = arguments if callable(arguments) else {**ROWS, **arguments}

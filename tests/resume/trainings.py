@@ -10,7 +10,10 @@ X, Y = models.rows(150)
 EPOCHS = 4  # of 10 steps
 
 
-def _fit(model, checkpoint, every=Every(steps=3), **arguments):
+OFTEN = Every(steps=3)
+
+
+def _fit(model, checkpoint, every=OFTEN, **arguments):
     given = {"batch_size": 16, "epochs": EPOCHS, "verbose": 0, **arguments}
     return model, model.custom_fit(checkpoint=Checkpoints(checkpoint, every=every), **given)
 
