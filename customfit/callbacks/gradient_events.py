@@ -17,7 +17,7 @@ class GradientEvents(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         pipeline = self.model.gradient_pipeline
-        if not pipeline.guard.ends:
+        if not pipeline.guard.ends_training:
             return
         # By its own count: what `fit` says of the end of an execution differs between releases.
         steps = pipeline.guard.steps - self._steps_before

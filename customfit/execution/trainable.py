@@ -45,12 +45,15 @@ class Pipeline(Protocol):
     def flush(self) -> None:
         """Applies accumulated gradients that do not make a whole update."""
 
+    def check_reached(self, step: str) -> None:
+        """Refuses a step that has run past the pipeline, if `compile()` asks for something of it."""
+
 
 class PipelineMetrics(Protocol):
     """The gradient metrics of a pipeline."""
 
-    of_epoch: list[tf.Variable]
-    """The state that is reset with the model's metrics."""
+    epoch_variables: list[tf.Variable]
+    """Their sums over an epoch, which are reset with the model's metrics."""
 
 
 class TrainableModel(Protocol):

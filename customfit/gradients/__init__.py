@@ -1,7 +1,8 @@
 """From the tape to the optimizer: unscale, accumulate, all-reduce, check, transform, clip, apply.
 
-`GradientPipeline` owns the state of all stages: accumulators, clip history, counters of bad steps, gradient metrics. A
-model has one; `compile()` makes it.
+`GradientPipeline` runs these stages and owns their state: accumulators, the history of norms, counters of bad steps,
+gradient metrics. Each model has its own; `compile()` creates it. `AdaptiveClip` and `NonFinite` are options of
+`compile()` as objects. `OptimizerGroups` is an optimizer that consists of several.
 """
 
 from customfit.gradients.clipping import AdaptiveClip, Clip, Gradient, check_no_other_clip

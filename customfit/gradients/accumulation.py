@@ -1,9 +1,8 @@
-"""Gradient accumulation: the gradients of several micro-batches make one update, as those of one large batch."""
+"""Gradient accumulation: several micro-batches make one update, as one large batch would."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from customfit.compat import tf
 from customfit.execution import replicas
@@ -11,21 +10,21 @@ from customfit.gradients.clipping import Gradient
 
 
 class Accumulator:
-    """The sum of the gradients of the micro-batches so far, each times its rows.
+    """Sums the gradients of micro-batches, each times its number of rows.
 
-    The loss of a batch is the mean over its rows. So the gradient of the large batch is the mean of those of its
-    micro-batches, in which each counts as many times as it has rows. (Not so where rows are masked within the loss:
-    there each micro-batch's mean is its own.) Slices are summed into dense rows.
+    The loss of a batch is the mean over its rows. So the gradient of the large batch is the mean of the gradients of
+    its micro-batches, weighted by their rows. (If the loss masks rows, each micro-batch is averaged over its own.)
+    Slices are summed into dense rows.
 
     Args:
-        variables: The variables that the gradients are of.
+        variables: The variables of the gradients.
         steps: How many micro-batches make one update.
 
     Attributes:
-        variables: What it holds: the sums, the rows and the number of micro-batches.
+        variables: The state: the sums, the rows and the number of micro-batches.
     """
 
-    def __init__(self, variables: Sequence[Any], steps: int):
+    def __init__(self, variables: Sequence[tf.Variable], steps: int):
         self._steps = steps
         self._sums = [
             replicas.variable(tf.zeros(variable.shape, variable.dtype), f"accumulated_gradient_{index}", summed=True)
@@ -35,15 +34,23 @@ class Accumulator:
         self._count = replicas.variable(tf.constant(0, tf.int64), "accumulated_steps")
         self.variables = [*self._sums, self._rows, self._count]
 
-    def add(self, gradients: Sequence[Gradient], rows: tf.Tensor) -> tf.Tensor:
-        """Adds the gradients of a micro-batch of so many rows. Returns how many micro-batches there are."""
+    def add(self, gradients: Sequence[Gradient], rows: tf.Tensor | int) -> tf.Tensor:
+        """Adds a micro-batch.
+
+        Args:
+            gradients: Its gradients, one a variable.
+            rows: How many rows it has.
+
+        Returns:
+            How many micro-batches there are.
+        """
         rows = tf.cast(rows, tf.float32)
         for total, gradient in zip(self._sums, gradients):
             if isinstance(gradient, tf.IndexedSlices):
                 values = gradient.values * tf.cast(rows, gradient.dtype)
                 if replicas.replica_count() == 1:
                     total.scatter_add(tf.IndexedSlices(values, gradient.indices))
-                else:  # what each replica has of its own takes no slices
+                else:  # a replica's own copy of a variable has no `scatter_add`
                     total.assign_add(tf.tensor_scatter_nd_add(tf.zeros_like(total), gradient.indices[:, None], values))
             elif gradient is not None:
                 total.assign_add(gradient * tf.cast(rows, gradient.dtype))
@@ -51,31 +58,31 @@ class Accumulator:
         return self.skip()
 
     def skip(self) -> tf.Tensor:
-        """Counts a micro-batch, of which nothing is added. Returns how many there are."""
+        """Counts a micro-batch without adding it. Returns how many there are."""
         self._count.assign_add(1)
         return self.count()
 
     def count(self) -> tf.Tensor:
-        """How many micro-batches there are."""
+        """Returns how many micro-batches there are."""
         return self._count.read_value()
 
     def is_full(self) -> tf.Tensor:
-        """Whether there are as many micro-batches as make an update."""
+        """Whether there are enough micro-batches for an update."""
         return self._count >= self._steps
 
     def has_rows(self) -> tf.Tensor:
-        """Whether there is anything to apply, on any replica: not where all micro-batches were skipped."""
+        """Whether any replica has something to apply: it has not if all micro-batches were skipped."""
         return replicas.on_any_replica(self._rows > 0)
 
-    def pop(self, among: Sequence[Gradient]) -> list[Gradient]:
-        """The gradients of all micro-batches so far, over all replicas; then it is empty.
+    def pop(self, has_gradient: Sequence[bool]) -> list[Gradient]:
+        """Returns the mean gradients of the micro-batches over all replicas, and forgets the micro-batches.
 
         Args:
-            among: Gradients that are `None` where there never is one.
+            has_gradient: For each variable, whether it has a gradient. The others get `None`.
         """
-        sums = [None if gradient is None else total.read_value() for total, gradient in zip(self._sums, among)]
+        sums = [total.read_value() if has else None for total, has in zip(self._sums, has_gradient)]
         *sums, rows = replicas.sum_over_replicas([*sums, self._rows.read_value()])
-        # Each replica's loss is divided by their number already, and here the sum over them by all of their rows.
+        # Each replica's loss was divided by the number of replicas, and this sum is divided by the rows of all.
         rows = tf.maximum(rows, 1.0) / replicas.replica_count()
         gradients = [None if total is None else total / tf.cast(rows, total.dtype) for total in sums]
         with tf.control_dependencies([gradient for gradient in gradients if gradient is not None]):
@@ -83,7 +90,7 @@ class Accumulator:
         return gradients
 
     def clear(self) -> tf.Tensor:
-        """Forgets all micro-batches. Returns how many there are."""
+        """Forgets all micro-batches. Returns how many there are: none."""
         for variable in self.variables:
             variable.assign(tf.zeros_like(variable))
         return tf.constant(0, tf.int64)

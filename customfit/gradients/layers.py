@@ -1,16 +1,18 @@
-"""What a layer's name means in a model, and which layers are its outputs."""
+"""Finds layers and their variables by name, and the output layers of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Union
 
 from customfit import compat
 from customfit.compat import keras, tf
 
+Item = Union[keras.layers.Layer, tf.Variable]
 
-def variables_named(model: Any, name: str) -> list:
-    """The variables of all layers of a name, and of what the model holds in an attribute of that name.
+
+def variables_named(model: keras.Model, name: str) -> list[tf.Variable]:
+    """Returns the variables of all layers of a name, and of the model's attribute of that name.
 
     Args:
         model: The model.
@@ -18,10 +20,10 @@ def variables_named(model: Any, name: str) -> list:
             layer, a variable, or a list or dict of such.
 
     Returns:
-        The variables: none where the layers have none yet.
+        The variables; none if the layers have not been built.
 
     Raises:
-        KeyError: If there is nothing of that name. Its argument is a list of the names that there are.
+        KeyError: If there is nothing of that name. Its argument is the list of names that exist.
     """
     found = [*(layer for layer in all_layers(model) if layer.name == name), *_attributes(model).get(name, [])]
     if not found:
@@ -29,22 +31,26 @@ def variables_named(model: Any, name: str) -> list:
     return [variable for item in found for variable in (item.weights if _is_layer(item) else [item])]
 
 
-def all_layers(model: Any) -> list:
-    """The layers of a model, each before those that are in it."""
+def all_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Returns the layers of a model at any depth, each before its own.
+
+    Args:
+        model: The model. Other layers have none.
+    """
     return [below for layer in getattr(model, "layers", []) for below in (layer, *all_layers(layer))]
 
 
-def output_layers(model: Any) -> list:
-    """The layers that give a functional or Sequential model its outputs.
+def output_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns the layers that produce the outputs of a functional or Sequential model.
 
-    Where such a layer has no weights, as an `Activation` has none, it is the last one before it that has. Where it is
-    a model, it is that model's. Of a subclassed model nothing can be known.
+    For a layer without weights, such as an `Activation`, the last layer before it that has weights is returned. For a
+    model within the model, its output layers are. The output layers of a subclassed model cannot be known.
 
     Args:
         model: The model, built.
 
     Returns:
-        The layers, each once.
+        The layers, each once; none for a subclassed model.
     """
     if isinstance(model, keras.Sequential):
         last = next((layer for layer in reversed(model.layers) if layer.weights), None)
@@ -61,12 +67,12 @@ def output_layers(model: Any) -> list:
     return list({id(layer): layer for layer in found}.values())
 
 
-def _outputs_of(layer: Any) -> list:
+def _outputs_of(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return output_layers(layer) if isinstance(layer, keras.Model) else [layer]
 
 
-def _attributes(model: Any) -> dict[str, list]:
-    """What the model's own attributes hold of layers and variables, by the attribute's name."""
+def _attributes(model: keras.Model) -> dict[str, list[Item]]:
+    """Returns the layers and variables in the model's own attributes, by the attribute's name."""
     held = {
         name: [item for item in _items(value) if _is_layer(item) or _is_variable(item)]
         for name, value in vars(model).items()
@@ -75,14 +81,14 @@ def _attributes(model: Any) -> dict[str, list]:
     return {name: items for name, items in held.items() if items}
 
 
-def _items(value: Any) -> list:
+def _items(value: Any) -> list[Any]:
     if isinstance(value, Mapping):
         return list(value.values())
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _is_variable(item: Any) -> bool:
-    """Of TensorFlow or Keras 3, whose exported class is not always that of its variables."""
+    """Whether it is a variable of TensorFlow or Keras 3, whose exported class is not always that of its variables."""
     return callable(getattr(item, "assign", None)) and hasattr(item, "trainable")
 
 

@@ -1,12 +1,14 @@
-"""What the logs can say of gradients, measured on the way through the pipeline: no second backward pass."""
+"""Gradient metrics for the logs, measured within the pipeline: without a second backward pass."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+
+import numpy as np
 
 from customfit import compat
+from customfit.arguments import did_you_mean
 from customfit.compat import tf
 from customfit.execution import replicas
 from customfit.gradients.clipping import Gradient, global_norm, sum_duplicates
@@ -16,69 +18,80 @@ LAYER_COLUMNS = ("updates", "norm", "update_ratio", "zero", "nonfinite")
 
 
 class GradientMetrics:
-    """Means over the updates of an epoch.
+    """Metrics of gradients and updates, averaged over the updates of an epoch.
 
     - `grad_norm`: the global norm of the gradients before they are clipped.
     - `clip_fraction`: the share of updates in which the clip changed anything.
-    - `update_ratio`: the norm of the change of all weights, as a share of their norm; of weights at zero it is 1.
-    - `loss_scale`: not a mean: the loss scale at the last step; 1 without one.
-    - `skipped_steps`: not a mean: the number of steps that changed nothing, because something was not finite.
+    - `update_ratio`: the norm of the change of all weights, divided by their norm; 1 for weights at zero.
+    - `loss_scale`: the loss scale at the last step, not averaged; 1 without one.
+    - `skipped_steps`: how many steps changed nothing because something was not finite.
 
     Args:
         names: Some of these names.
 
     Attributes:
-        layers: Whether each variable is measured as well: `callbacks.GradientHealth` asks for it.
-        of_epoch: The sums over an epoch.
-        variables: These, and those by variable.
+        measures_layers: Whether each variable is measured as well, for `callbacks.GradientHealth`.
+        epoch_variables: The sums over an epoch, which are reset with the model's metrics.
+        variables: All sums.
+
+    Raises:
+        ValueError: If there is no metric of a name.
     """
 
-    def __init__(self, names: Sequence[str]):
+    def __init__(self, names: str | Sequence[str]):
         self.names = tuple([names] if isinstance(names, str) else names or ())
         for name in self.names:
             if name not in NAMES:
-                raise ValueError(f"`gradient_metrics` must be some of {', '.join(NAMES)}. Received: {name!r}")
-        self.layers = False
+                hint = did_you_mean(str(name), NAMES)
+                raise ValueError(f"`gradient_metrics` must be some of {', '.join(NAMES)}.{hint} Received: {name!r}")
+        self.measures_layers = False
         self.variables: list[tf.Variable] = []
-        self.of_epoch: list[tf.Variable] = []
-        self.measured: list[Any] = []  # the variables that `layer_sums` has a row for each
+        self.epoch_variables: list[tf.Variable] = []
+        self._measured: list[tf.Variable] = []  # `_layer_sums` has a row for each of these
 
     def __bool__(self) -> bool:
-        return bool(self.names)
+        return bool(self.names) or self.measures_layers
 
-    def build(self, variables: Sequence[Any]) -> None:
-        """Makes the sums."""
-        if self.names and not self.of_epoch:
+    def build(self, variables: Sequence[tf.Variable]) -> None:
+        """Creates the sums.
+
+        Args:
+            variables: The variables that are updated. Layers are measured for the first list of them.
+        """
+        if self.names and not self.epoch_variables:
             self._sums = replicas.variable(tf.zeros(len(NAMES)), "gradient_metric_sums")
             self._updates = replicas.variable(0.0, "gradient_metric_updates")
-            self.of_epoch = [self._sums, self._updates]
-            self.variables += self.of_epoch
-        if self.layers and not self.measured:
-            self.measured = list(variables)
-            self.layer_sums = replicas.variable(tf.zeros([len(variables), len(LAYER_COLUMNS)]), "layer_sums")
-            self.variables.append(self.layer_sums)
+            self.epoch_variables = [self._sums, self._updates]
+            self.variables += self.epoch_variables
+        if self.measures_layers and not self._measured:
+            self._measured = list(variables)
+            self._layer_sums = replicas.variable(tf.zeros([len(variables), len(LAYER_COLUMNS)]), "layer_sums")
+            self.variables.append(self._layer_sums)
 
     def reset(self) -> None:
-        """Sets the sums to zero, as at the beginning of an epoch."""
-        for variable in self.of_epoch:  # not those of layers, which validation at an epoch's end must not wipe out
+        """Resets the sums over an epoch."""
+        for variable in self.epoch_variables:  # not those of layers: validation at an epoch's end must not reset them
             variable.assign(tf.zeros_like(variable))
 
     def reset_layers(self) -> None:
-        """Sets the sums of each variable to zero."""
-        if self.measured:
-            self.layer_sums.assign(tf.zeros_like(self.layer_sums))
+        """Resets the sums of each variable."""
+        if self._measured:
+            self._layer_sums.assign(tf.zeros_like(self._layer_sums))
 
-    def layer_results(self) -> tuple[list[str], dict[str, Any]] | None:
-        """The names of the variables, and the mean of each of `LAYER_COLUMNS` for each; `None` without an update."""
-        sums = self.layer_sums.numpy() if self.measured else None
+    def layer_results(self) -> tuple[list[str], dict[str, np.ndarray]] | None:
+        """Returns the names of the variables, and for each of `LAYER_COLUMNS` their means over the updates.
+
+        Without an update it returns `None`.
+        """
+        sums = self._layer_sums.numpy() if self._measured else None
         if sums is None or not sums[:, 0].any():
             return None
         means = sums / sums[:, :1]
-        return [compat.variable_path(v) for v in self.measured], dict(zip(LAYER_COLUMNS, means.T))
+        return [compat.variable_path(v) for v in self._measured], dict(zip(LAYER_COLUMNS, means.T))
 
     def results(self) -> dict[str, tf.Tensor]:
-        """The metrics so far in this epoch, by name."""
-        if not self.of_epoch:
+        """Returns the metrics so far in this epoch, by name."""
+        if not self.epoch_variables:
             return {}
         means = tf.math.divide_no_nan(self._sums, self._updates)
         values = {name: means[NAMES.index(name)] for name in self.names}
@@ -89,10 +102,14 @@ class GradientMetrics:
     @property
     def has_results(self) -> bool:
         """Whether any update has been measured in this epoch. It waits for the device."""
-        return bool(self.of_epoch) and bool(tf.reduce_any(self._sums.read_value() != 0))
+        return bool(self.epoch_variables) and bool(tf.reduce_any(self._sums.read_value() != 0))
 
     def count_skipped(self, skipped: tf.Tensor) -> None:
-        """Counts a step that changed nothing."""
+        """Counts a step that changed nothing.
+
+        Args:
+            skipped: Whether this step is one.
+        """
         if "skipped_steps" in self.names:
             one = tf.one_hot(NAMES.index("skipped_steps"), len(NAMES))
             self._sums.assign_add(one * tf.cast(skipped, tf.float32))
@@ -102,20 +119,20 @@ class GradientMetrics:
         self,
         gradients: Sequence[Gradient],
         clipped: Sequence[Gradient],
-        variables: Sequence[Any],
+        variables: Sequence[tf.Variable],
         scale: tf.Tensor | None,
         finite: tf.Tensor | None,
     ) -> Iterator[None]:
-        """Measures the update within.
+        """Measures the update that is made within.
 
         Args:
             gradients: The gradients before the clip.
-            clipped: Those after it.
-            variables: What they update.
+            clipped: The gradients after the clip.
+            variables: The variables that are updated.
             scale: The loss scale, or `None`.
-            finite: Whether the update will happen, where the optimizer may refuse it; then it is not measured.
+            finite: Whether the optimizer makes the update, if it may skip it. A skipped one is not measured.
         """
-        layers = self.layers and [*map(id, variables)] == [*map(id, self.measured)]
+        layers = self.measures_layers and [*map(id, variables)] == [*map(id, self._measured)]
         if not self.names and not layers:
             yield
             return
@@ -132,10 +149,16 @@ class GradientMetrics:
                 self._sums.assign(tf.where(tf.range(len(NAMES)) == NAMES.index("loss_scale"), last, self._sums))
         if layers:
             rows = [_layer(*of_one) for of_one in zip(sum_duplicates(gradients), before, changes)]
-            self._add(self.layer_sums, tf.stack(rows), weight)
+            self._add(self._layer_sums, tf.stack(rows), weight)
 
-    def _values(self, gradients, clipped, before, changes) -> list[tf.Tensor]:
-        """A value for each of `NAMES`; zero for those that nobody asked for."""
+    def _values(
+        self,
+        gradients: Sequence[Gradient],
+        clipped: Sequence[Gradient],
+        before: Sequence[tf.Tensor],
+        changes: Sequence[tf.Tensor],
+    ) -> list[tf.Tensor]:
+        """Returns a value for each of `NAMES`; zero for those that were not asked for."""
         zero = tf.constant(0.0)
         values = dict.fromkeys(NAMES, zero)
         if "grad_norm" in self.names or "clip_fraction" in self.names:
@@ -147,12 +170,12 @@ class GradientMetrics:
         return [values[name] for name in NAMES]
 
     @staticmethod
-    def _add(sums: tf.Variable, values: tf.Tensor, weight: Any) -> None:
+    def _add(sums: tf.Variable, values: tf.Tensor, weight: tf.Tensor | float) -> None:
         sums.assign_add(tf.where(tf.cast(weight, tf.bool), values, tf.zeros_like(values)))
 
 
 def _layer(gradient: Gradient, before: tf.Tensor, change: tf.Tensor) -> tf.Tensor:
-    """The row of `LAYER_COLUMNS` of one variable."""
+    """Returns the row of `LAYER_COLUMNS` of one variable."""
     norm = tf.constant(0.0) if gradient is None else tf.cast(global_norm([gradient]), tf.float32)
     finite = tf.math.is_finite(norm)
     norm = tf.where(finite, norm, 0.0)
@@ -168,5 +191,5 @@ def _layer(gradient: Gradient, before: tf.Tensor, change: tf.Tensor) -> tf.Tenso
 
 
 def _ratio(change: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """A change as a share of the weights. Those at zero, as biases begin, would make it infinite: there it is 1."""
+    """Returns the norm of a change divided by that of the weights; 1 for weights at zero, as biases are at first."""
     return tf.cast(tf.where(weights > 0, tf.math.divide_no_nan(change, weights), tf.sign(change)), tf.float32)

@@ -1,7 +1,7 @@
-"""What becomes of a step whose loss or gradients are not finite: `compile(nonfinite=)`.
+"""Steps whose loss or gradients are not finite: `compile(nonfinite=)`.
 
-Whether they are is found out in the graph, and nothing waits for it: a bad step changes nothing, and where training is
-to end, neither do the steps after it, until Python looks once the block is over.
+The check is in the graph, and no step waits for it. A bad step changes nothing. If it is to end training, neither do
+the steps that follow it in its block, until Python reads the result after the block.
 """
 
 from __future__ import annotations
@@ -11,33 +11,42 @@ import dataclasses
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from customfit import compat
 from customfit.compat import tf
-from customfit.execution import VariableSnapshot, replicas
+from customfit.data import Batch
+from customfit.execution import TrainableModel, VariableSnapshot, replicas
 from customfit.gradients import step_dump
 from customfit.gradients.clipping import Gradient
 
 POLICIES = ("skip", "raise", "stop")
-LOSS = -1  # as `culprit`; others are the index of a variable
+LOSS = -1  # as the culprit; others are the index of a variable
 
 
 class NonFiniteError(FloatingPointError):
-    """The loss or a gradient was not finite, under `compile(nonfinite="raise")`.
+    """Raised under `compile(nonfinite="raise")` if the loss or a gradient is not finite.
 
-    Attributes:
-        what: `"loss"`, or the name of the first variable whose gradient was not finite.
+    Args:
+        what: `"loss"`, or the name of the first variable whose gradient is not finite.
         epoch: The epoch, counted from 0.
         step: The step of the epoch, counted from 0.
-        path: Where the step was saved for `customfit.debug.replay`, or `None`.
+        path: The folder in which the step was saved for `customfit.debug.replay`, or `None`.
+
+    Attributes:
+        what: As the argument.
+        epoch: As the argument.
+        step: As the argument.
+        path: As the argument.
     """
 
     def __init__(self, what: str, epoch: int, step: int, path: str | None = None):
         self.what, self.epoch, self.step, self.path = what, epoch, step, path
-        seen = "the loss" if what == "loss" else f"the gradient of {what}"
-        saved = f" `customfit.debug.replay({path!r})` runs the step again." if path else ""
-        super().__init__(f"In step {step} of epoch {epoch} {seen} is not finite; no weight has been changed.{saved}")
+        culprit = "The loss" if what == "loss" else f"The gradient of {what}"
+        advice = f" To run the step again with checks, call `customfit.debug.replay({path!r})`." if path else ""
+        super().__init__(
+            f"{culprit} is not finite in step {step + 1} of epoch {epoch + 1} (both counted from 1). No weight was "
+            f"changed by it.{advice}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,30 +108,30 @@ class NonFinite:
         return NonFinite(nonfinite)
 
 
-class Guard:
-    """Has a step that is not finite change nothing: no weight, slot or metric, nor random state.
+class NonFiniteGuard:
+    """Finds steps that are not finite, and undoes what they have changed.
 
     Args:
         option: The policy and its options, or `None`.
 
     Attributes:
         policy: The policy, or `None`.
-        dump: The folder in which the step is saved, or `None`.
-        variables: What it counts in.
-        ends: Whether a bad step is the last one.
+        dump: The folder in which a bad step is saved, or `None`.
+        ends_training: Whether the first bad step is the last step.
+        variables: The counters.
     """
 
     def __init__(self, option: NonFinite | None):
         self.policy = None if option is None else option.policy
-        self.dump: Any = None if option is None else option.dump
-        self.ends = self.policy in ("raise", "stop")
+        self.dump = None if option is None or option.dump is None else os.fspath(option.dump)
+        self.ends_training = self.policy in ("raise", "stop")
         self.variables: list[tf.Variable] = []
         self._names: list[str] = []
-        self._complete = False  # whether all metrics have their variables
-        self._here = threading.local()  # replicas are traced in threads
+        self._has_metrics = False  # whether all metrics have their variables
+        self._local = threading.local()  # replicas are traced in threads
 
     def build(self) -> None:
-        """Makes its variables."""
+        """Creates the counters."""
         if not self.variables:
             self._steps = replicas.variable(tf.constant(0, tf.int64), "steps")
             self._skipped = replicas.variable(tf.constant(0, tf.int64), "skipped_steps")
@@ -132,94 +141,123 @@ class Guard:
 
     @property
     def steps(self) -> int:
-        """How many steps have been looked at. It waits for the device."""
+        """How many steps have been checked. It waits for the device."""
         return int(self._steps.numpy()) if self.variables else 0
 
     @property
     def skipped(self) -> int:
-        """How many steps were skipped."""
+        """How many steps were skipped. It waits for the device."""
         return int(self._skipped.numpy()) if self.variables else 0
 
     @contextlib.contextmanager
-    def undo_if_bad(self, model: Any, data: Any) -> Iterator[None]:
-        """What surrounds a step on a batch of data, so that a bad one is as if it had not been."""
+    def undo_if_bad(self, model: TrainableModel, data: Batch) -> Iterator[None]:
+        """Undoes the step that is made within, if it is bad: moving averages, metrics and random states.
+
+        Args:
+            model: The model.
+            data: The batch of the step.
+        """
         if self.policy is None:
             yield
             return
-        if not self._complete and replicas.replica_count() == 1:  # on several, both Kerases have made them before
-            # Traces a step of validation and throws it away: metrics whose variables came into being only now would
-            # not be among those to undo.
+        if not self._has_metrics and replicas.replica_count() == 1:  # on several they exist before the first step
+            # Metrics create their variables when they are first updated, and only what exists now can be undone. A
+            # validation step is traced for that, and not run.
             tf.function(model.test_step, autograph=False).get_concrete_function(data)
-            self._complete = True
-        kept = VariableSnapshot([variable for variable in compat.step_state(model) if replicas.can_assign(variable)])
-        self._here.bad = None
+            self._has_metrics = True
+        before = VariableSnapshot([variable for variable in compat.step_state(model) if replicas.can_assign(variable)])
+        self._local.bad = None
         yield
-        bad = self._here.bad
+        bad = self._local.bad
         if bad is None:
-            return  # a step that has updated nothing
+            return  # the step has updated nothing
 
-        kept.restore_where(bad)
-        if self.dump is not None:
-            step_dump.write_structure(self.dump, data)
+        before.restore_where(bad)
+        dump = self.dump
+        if dump is not None:
+            step_dump.write_structure(dump, data)
             first = bad & tf.equal(self._bad_step, self._steps - 1)
-            tf.cond(first, lambda: step_dump.write_batch(self.dump, data), lambda: tf.constant(0))
+            tf.cond(first, lambda: step_dump.write_batch(dump, data), lambda: tf.constant(0))
 
-    def add_names(self, variables: Sequence[Any]) -> int:
-        """Takes down the names of variables that may be to blame. Returns the index of the first."""
+    def add_names(self, variables: Sequence[tf.Variable]) -> int:
+        """Adds variables whose gradients will be checked, for the error to name. Returns the index of the first.
+
+        Args:
+            variables: The variables.
+        """
         first = len(self._names)
         self._names += [compat.variable_path(variable) for variable in variables]
         return first
 
     def check(
-        self, gradients: Sequence[Gradient], loss: Any, scaled: bool, first_name: int = 0, begins_step: bool = True
+        self,
+        gradients: Sequence[Gradient],
+        loss: tf.Tensor | None,
+        ignores_gradients: bool = False,
+        first_name: int = 0,
+        begins_step: bool = True,
     ) -> tf.Tensor:
-        """Whether this step must change nothing, the same on all replicas.
+        """Checks the gradients of an update.
 
         Args:
             gradients: The gradients.
             loss: The loss, or `None`.
-            scaled: Whether a dynamic loss scale finds its value by gradients that overflow. They are its business then.
-            first_name: What `know` returned for their variables.
-            begins_step: Whether this is the first of the updates of a step.
+            ignores_gradients: Whether only the loss is checked. A dynamic loss scale finds its value by gradients that
+                overflow.
+            first_name: What `add_names` returned for the variables.
+            begins_step: Whether this is the first update of a step.
+
+        Returns:
+            Whether the step must change nothing: a scalar, the same on all replicas.
         """
         if begins_step:
             self._steps.assign_add(1)
-        seen = [tf.constant(True) if loss is None else _is_finite(loss)]
-        seen += [tf.constant(True) if scaled or gradient is None else _is_finite(gradient) for gradient in gradients]
-        infinite = tf.stack([tf.logical_not(finite) for finite in seen])
+        checked: list[Gradient] = [loss, *([None] * len(gradients) if ignores_gradients else gradients)]
+        infinite = tf.stack([_is_infinite(tensor) for tensor in checked])
         bad = replicas.on_any_replica(tf.reduce_any(infinite))
-        if self.ends:
+        if self.ends_training:
             first = bad & (self._bad_step < 0)
-            # The first replica speaks for all; what was bad on another one is then found by its gradients' sum.
+            # The first replica's finding is kept. If only another one's loss is bad, the summed gradients show it here.
             found = tf.argmax(tf.cast(infinite, tf.int32)) - 1
             index = tf.where(tf.reduce_any(infinite) & (found >= 0), found + first_name, LOSS)
             self._culprit.assign(tf.where(first, index, self._culprit))
             self._bad_step.assign(tf.where(first, self._steps - 1, self._bad_step))
             bad = bad | (self._bad_step >= 0)
         self._skipped.assign_add(tf.cast(bad, tf.int64))
-        self._here.bad = bad
+        self._local.bad = bad
         return bad
 
     def count_skipped(self, skipped: tf.Tensor) -> None:
-        """Counts a step that the optimizer skips by itself, because its loss scale was too large."""
+        """Counts a step that the optimizer skips by itself, because its loss scale was too large.
+
+        Args:
+            skipped: Whether it does.
+        """
         self._skipped.assign_add(tf.cast(skipped, tf.int64))
 
-    def found(self) -> tuple[str, int] | None:
-        """What was not finite in which of the steps that ended last, as `(what, steps ago)`, and forgets it.
+    def pop_bad_step(self) -> tuple[str, int] | None:
+        """Returns the bad step that ends training, if there was one, and forgets it. It waits for the device.
 
-        It waits for the device.
+        Returns:
+            What was not finite ("loss" or the name of a variable), and how many steps ago; or `None`.
         """
-        if not self.ends or not self.variables or int(self._bad_step.numpy()) < 0:
+        if not self.ends_training or not self.variables or int(self._bad_step.numpy()) < 0:
             return None
         culprit = int(self._culprit.numpy())
-        ago = self.steps - int(self._bad_step.numpy())
+        steps_ago = self.steps - int(self._bad_step.numpy())
         self._bad_step.assign(-1)
-        return ("loss" if culprit == LOSS else self._names[culprit]), ago
+        return ("loss" if culprit == LOSS else self._names[culprit]), steps_ago
 
-    def save(self, model: Any) -> str | None:
-        """Saves what the bad step began from, if asked to, beside its batch. Returns the folder.
+    def save_step(self, model: TrainableModel) -> str | None:
+        """Saves the state before the bad step beside its batch, if `NonFinite(dump=)` asks for it.
 
-        A batch is there only if the step was that of `CustomTrainMixin`.
+        There is a batch only if the step was that of `CustomTrainMixin`.
+
+        Args:
+            model: The model.
+
+        Returns:
+            The folder, or `None` if nothing was saved.
         """
         if self.dump is None or not step_dump.has_batch(self.dump):
             return None
@@ -228,11 +266,18 @@ class Guard:
 
 
 def all_finite(gradients: Sequence[Gradient]) -> tf.Tensor:
-    """Whether every element of every gradient is finite."""
-    finite = [_is_finite(gradient) for gradient in gradients if gradient is not None]
-    return tf.reduce_all(tf.stack(finite)) if finite else tf.constant(True)
+    """Whether every element of every gradient is finite, as a tensor.
+
+    Args:
+        gradients: The gradients.
+    """
+    infinite = [_is_infinite(gradient) for gradient in gradients if gradient is not None]
+    return tf.logical_not(tf.reduce_any(tf.stack(infinite))) if infinite else tf.constant(True)
 
 
-def _is_finite(tensor: Any) -> tf.Tensor:
+def _is_infinite(tensor: Gradient) -> tf.Tensor:
+    """Whether any element is infinite or NaN; not if there is no tensor."""
+    if tensor is None:
+        return tf.constant(False)
     values = tensor.values if isinstance(tensor, tf.IndexedSlices) else tensor
-    return tf.reduce_all(tf.math.is_finite(values))
+    return tf.logical_not(tf.reduce_all(tf.math.is_finite(values)))

@@ -225,7 +225,7 @@ class TestPipeline:
     def test_a_bad_batch_raises(self, strategy, how):
         bad = LINE_X.copy()
         bad[3] = np.nan
-        with pytest.raises(NonFiniteError, match="In step 1 of epoch 0"):
+        with pytest.raises(NonFiniteError, match="in step 2 of epoch 1 "):
             weight(strategy, how, bad, nonfinite="raise")
 
     def test_metrics(self, strategy, one_device, how):

@@ -1,5 +1,6 @@
-"""Gradient clipping: pure functions from gradients to gradients, and the options of `compile()` that ask for them."""
+"""Gradient clipping: pure functions from gradients to gradients, and the options of `compile()` for them."""
 
+from customfit.gradients.clipping.clips import AdaptiveClipping, Clip, PercentileClipping, check_no_other_clip
 from customfit.gradients.clipping.functions import (
     Gradient,
     clip_adaptively,
@@ -10,13 +11,7 @@ from customfit.gradients.clipping.functions import (
     percentile_of_history,
     sum_duplicates,
 )
-from customfit.gradients.clipping.options import (
-    AdaptiveClip,
-    AdaptiveClipping,
-    Clip,
-    PercentileClipping,
-    check_no_other_clip,
-)
+from customfit.gradients.clipping.options import AdaptiveClip
 
 __all__ = [
     "AdaptiveClip",

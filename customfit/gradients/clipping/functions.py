@@ -1,8 +1,8 @@
 """Gradient clipping as pure functions: gradients in, gradients out.
 
 A list of gradients may hold `None` (a variable that the loss does not depend on) and `tf.IndexedSlices` (rows of an
-embedding). Slices name a row once for each time it was looked up; the true gradient of that row is the sum, so they are
-summed before anything is measured.
+embedding). Slices list a row once for each time it was looked up. The true gradient of that row is their sum, so they
+are summed before norms are taken.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Gradient = Optional[Union[tf.Tensor, tf.IndexedSlices]]
 def clip_by_value(gradients: Sequence[Gradient], clipvalue: float) -> list[Gradient]:
     """Clips every element of every gradient to `[-clipvalue, clipvalue]`.
 
-    Infinite and NaN elements stay as they are, so that a float16 overflow is still seen by the loss scale.
+    Infinite and NaN elements stay as they are, so that the loss scale still finds a float16 overflow.
 
     Args:
         gradients: Gradients, one a variable.
@@ -48,7 +48,7 @@ def clip_by_norm(gradients: Sequence[Gradient], clipnorm: float) -> list[Gradien
     """
 
     def clip(values):
-        below = tf.norm(values) <= clipnorm  # where TensorFlow would still round
+        below = tf.norm(values) <= clipnorm  # TensorFlow would round these, too
         return tf.where(below, values, tf.clip_by_norm(values, clipnorm))
 
     return [_map_values(clip, gradient) for gradient in sum_duplicates(gradients)]
@@ -75,7 +75,7 @@ def clip_by_global_norm(gradients: Sequence[Gradient], global_clipnorm: float | 
     """
     gradients = sum_duplicates(gradients)
     norm = tf.linalg.global_norm(gradients)
-    # As TensorFlow scales, but to exactly 1 where there is nothing to clip; infinity less itself is NaN.
+    # As TensorFlow scales, but exactly 1 if there is nothing to clip. Infinity minus itself is NaN.
     scale = tf.where(norm <= global_clipnorm, tf.ones_like(norm), global_clipnorm * (1.0 / norm) + (norm - norm))
     return [_map_values(lambda values: values * tf.cast(scale, values.dtype), gradient) for gradient in gradients]
 
@@ -85,15 +85,15 @@ def clip_adaptively(
 ) -> list[Gradient]:
     """Clips each unit's gradient to at most `ratio` times the norm of that unit's weights.
 
-    A unit is an output of a layer: a column of a dense kernel, a filter of a convolution. A bias is one unit, as is any
-    variable of which but one axis is longer than 1. From Brock et al. 2021, https://arxiv.org/abs/2102.06171, whose
-    code this follows; which variables to leave alone (theirs are those of the last layer) is up to the caller.
+    A unit is an output of a layer: a column of a dense kernel, a filter of a convolution. A bias is one unit, and so is
+    any variable with only one axis longer than 1. From Brock et al. 2021, https://arxiv.org/abs/2102.06171, whose code
+    this follows. Which variables to exclude (they exclude those of the last layer) is up to the caller.
 
     Args:
         gradients: Gradients, one a variable.
         variables: The variables, in the same order.
         ratio: The largest ratio of gradient norm to weight norm, say 0.01.
-        epsilon: The least norm that weights are taken to have, so that weights at zero can move.
+        epsilon: The smallest norm that weights are assumed to have, so that weights at zero can move.
 
     Returns:
         The clipped gradients, in order.
@@ -115,15 +115,15 @@ def clip_adaptively(
 
 
 def percentile_of_history(history: tf.Tensor, count: tf.Tensor, percentile: float) -> tf.Tensor:
-    """The percentile of the first `count` values of a history of fixed length, as `numpy.percentile` interpolates it.
+    """Returns the percentile of the first `count` values of a history, interpolated as `numpy.percentile` does.
 
     Args:
         history: A vector of numbers. Its length is static, so that this compiles with XLA.
-        count: How many values, from the front, are there.
+        count: How many of its values count, from the front.
         percentile: From 0 to 100.
 
     Returns:
-        A scalar tensor: NaN where `count` is 0.
+        A scalar tensor; NaN if `count` is 0.
 
     Example:
 
@@ -133,7 +133,7 @@ def percentile_of_history(history: tf.Tensor, count: tf.Tensor, percentile: floa
     length = int(history.shape[0])
     unknown = tf.range(length) >= count
     ranked = tf.sort(tf.where(unknown, tf.fill([length], tf.constant(np.inf, history.dtype)), history))
-    # For each count there could be: which two of the ranked values the percentile lies between, and where.
+    # For each possible count: the two ranked values that the percentile lies between, and its position.
     position = np.maximum(percentile / 100 * np.arange(-1, length), 0)
     below = np.floor(position).astype("int32")
     above = np.minimum(below + 1, np.maximum(np.arange(-1, length), 0)).astype("int32")
@@ -142,25 +142,25 @@ def percentile_of_history(history: tf.Tensor, count: tf.Tensor, percentile: floa
 
 
 def global_norm(gradients: Sequence[Gradient]) -> tf.Tensor:
-    """The L2 norm of all gradients together.
+    """Returns the L2 norm of all gradients together.
 
     Args:
         gradients: Gradients, one a variable.
 
     Returns:
-        A scalar tensor; duplicate rows of slices count as their sum.
+        A scalar tensor. Duplicate rows of slices count as their sum.
     """
     return tf.linalg.global_norm(sum_duplicates(gradients))
 
 
 def sum_duplicates(gradients: Sequence[Gradient]) -> list[Gradient]:
-    """Gradients in which slices name each row once, with its true gradient.
+    """Returns gradients in which slices list each row once, with its true gradient.
 
     Args:
         gradients: Gradients, one a variable.
 
     Returns:
-        The gradients, in order; dense ones and `None` are handed through.
+        The gradients, in order. Dense ones and `None` are returned as they are.
     """
 
     def sum_rows(gradient):
@@ -182,7 +182,7 @@ def _map_values(function: Callable, gradient: Gradient) -> Gradient:
 
 
 def _unit_axes(shape: tf.TensorShape) -> list[int]:
-    """The axes that make up a unit of a variable: all but the last; all where there is but one axis to speak of."""
+    """Returns the axes of a unit of a variable: all but the last, or all if only one axis is longer than 1."""
     rank = len(shape)
     return list(range(rank if sum(size != 1 for size in shape) < 2 else rank - 1))
 

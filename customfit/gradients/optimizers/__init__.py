@@ -1,4 +1,4 @@
-"""Several optimizers in one model."""
+"""Several optimizers in one model, each for its own part of the weights."""
 
 from customfit.gradients.optimizers.groups import OptimizerGroups, as_optimizer
 
