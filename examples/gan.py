@@ -11,7 +11,8 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from customfit import CustomTrainModel
-from customfit.compat import keras
+
+keras = tf.keras
 
 NOISE = 16
 

@@ -1,4 +1,4 @@
-"""Resume: a training is killed twice with SIGKILL, taken up by the same call, and ends as if it had been left alone.
+"""Resume: a run is killed twice with SIGKILL, resumed by the same call, and ends as if it had been left alone.
 
 Run it with `python resume.py`. It trains a small network with dropout on the handwritten digits that scikit-learn ships
 (`pip install "customfit[examples]"`), so nothing is downloaded. It compares every weight and the whole History, to the
@@ -16,13 +16,13 @@ import numpy as np
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow does not announce itself
 import tensorflow as tf
 
-from customfit import CustomTrainModel
+from customfit import Checkpoints, CustomTrainModel, Every
 
 keras = tf.keras
 
 
-def train(checkpoint_dir, kill_at=None):
-    """Trains, and returns the model and its History. The call that goes on is the one that began."""
+def train(directory, kill_at=None):
+    """Trains, and returns the model and its History. The call that resumes is the one that started."""
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError:
@@ -36,7 +36,7 @@ def train(checkpoint_dir, kill_at=None):
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 
     class Kill(keras.callbacks.Callback):
-        """Has this process die as if the power had failed. A hook of batches, so that steps run one by one."""
+        """Kills this process, as if the power had failed. It has a batch hook, so that steps run one by one."""
 
         def on_train_batch_end(self, batch, logs=None):
             if kill_at is not None and int(self.model.optimizer.iterations.numpy()) >= kill_at:
@@ -50,8 +50,7 @@ def train(checkpoint_dir, kill_at=None):
         early_stopping=3,
         verbose=0,
         callbacks=[Kill()],
-        checkpoint_dir=checkpoint_dir,  # this, and nothing else, is what makes it resumable
-        checkpoint_interval=10,
+        checkpoint=Checkpoints(directory, every=Every(steps=10)),  # this alone makes the run resumable
     )
     return model, history
 
@@ -67,13 +66,13 @@ def main():
         for step in (57, 131):
             died = subprocess.run([sys.executable, __file__, killed, str(step)]).returncode
             if died != -signal.SIGKILL:
-                raise SystemExit(f"The training that should die at step {step} ended with {died}.")
+                raise SystemExit(f"The run that should die at step {step} ended with {died}.")
             print(f"Killed at step {step}.")
         again, its_history = train(killed)
     for name, values in history.history.items():
         print(f"{name:<14}{values[-1]:.9f} {its_history.history[name][-1]:.9f}")
     if its_history.history != history.history or not all(map(np.array_equal, alone.get_weights(), again.get_weights())):
-        raise SystemExit("The training that was killed ended with other numbers.")
+        raise SystemExit("The run that was killed ended with other numbers.")
     print("All equal to the last bit.")
 
 

@@ -11,8 +11,9 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from customfit import CustomTrainModel, compat
-from customfit.compat import keras
+from customfit import CustomTrainModel
+
+keras = tf.keras
 
 
 class SAM(CustomTrainModel):
@@ -34,7 +35,7 @@ class SAM(CustomTrainModel):
             weight.assign(value)  # what was added may not be finite: it cannot be subtracted again
 
         self.apply_gradients(gradients, weights, loss=loss, batch_size=tf.shape(x)[0])
-        compat.track_loss(self, loss, x)  # in Keras 3 a step does so; in Keras 2 `compute_loss` has done it
+        self.track_loss(loss, x)
         return self.compute_metrics(x, y, y_pred, None)
 
     def descend(self, x, y):

@@ -53,6 +53,8 @@ class CompiledStep:
                 raise TypeError(
                     f"`{name}` must return a dict of logs. Received: {logs!r} of type {type(logs).__name__}"
                 )
+            if name == "train_step":
+                model.gradient_pipeline.check_reached(f"{type(model).__name__}.train_step")
             compat.count_step(model, training=name == "train_step")
             return logs
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from customfit import compat
@@ -226,6 +227,11 @@ class Fitting(keras.Model if TYPE_CHECKING else object):
         if redirected:
             return result
         self.gradient_pipeline.prepare(self)
+        with self._step_checked():
+            return self._fit(*args, **kwargs)
+
+    def _fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """`keras.Model.fit`, with a callback for what the gradient pipeline does around steps."""
         if not self.gradient_pipeline.needs_callback:
             return super().fit(*args, **kwargs)
         arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments
@@ -241,6 +247,22 @@ class Fitting(keras.Model if TYPE_CHECKING else object):
         finally:
             if isinstance(callbacks, keras.callbacks.CallbackList):
                 callbacks.callbacks.remove(events)
+
+    @contextlib.contextmanager
+    def _step_checked(self) -> Iterator[None]:
+        """Under `fit` too, refuses a step of the class's own that runs past the options of `compile()`."""
+        step = self.train_step
+
+        def checked(data: Any) -> Any:
+            logs = step(data)
+            self.gradient_pipeline.check_reached(f"{type(self).__name__}.train_step")
+            return logs
+
+        object.__setattr__(self, "train_step", checked)
+        try:
+            yield
+        finally:
+            object.__delattr__(self, "train_step")
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates the model as `keras.Model.evaluate` does, with the steps of this class."""

@@ -34,7 +34,7 @@ class TrainingSteps(keras.Model if TYPE_CHECKING else object):
             with tf.GradientTape() as tape:
                 y_pred = self(x, training=True)
                 loss = compat.compute_loss(self, x, y, y_pred, sample_weight, training=True)
-            compat.track_loss(self, loss, x)
+            self.track_loss(loss, x)
             gradients = self.compute_gradients(loss, tape)
             self.apply_gradients(gradients, loss=loss, batch_size=count_batch_rows(x))
             logs = self.compute_metrics(x, y, y_pred, sample_weight)
@@ -52,8 +52,17 @@ class TrainingSteps(keras.Model if TYPE_CHECKING else object):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y_pred = self(x, training=False)
         loss = compat.compute_loss(self, x, y, y_pred, sample_weight, training=False)
-        compat.track_loss(self, loss, x)
+        self.track_loss(loss, x)
         return self.compute_metrics(x, y, y_pred, sample_weight)
+
+    def track_loss(self, loss: tf.Tensor, x: Any) -> None:
+        """Adds the loss of a batch to the metric "loss". On Keras 2, `compute_loss` has done so already.
+
+        Args:
+            loss: The loss, a scalar.
+            x: The inputs of the batch, by whose rows the loss is weighted.
+        """
+        compat.track_loss(self, loss, x)
 
     def compute_gradients(
         self,
