@@ -3,13 +3,12 @@
 import json
 import os
 import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from customfit import compat
+from tests import processes
 from tests.distributed.worker import train
 
 pytestmark = [
@@ -24,22 +23,18 @@ def run(how):
         for each in (one, other):
             each.bind(("127.0.0.1", 0))
         ports = ",".join(str(each.getsockname()[1]) for each in (one, other))
-    processes = [
-        subprocess.Popen(
+    workers = [
+        processes.Process(
             [sys.executable, "-m", "tests.distributed.worker", str(index), ports, how],
-            cwd=Path(__file__).parent.parent.parent,
             env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
         )
         for index in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=240) for process in processes]
+        outputs = [worker.communicate(timeout=240) for worker in workers]
     finally:
-        for process in processes:
-            process.kill()
+        for worker in workers:
+            worker.kill()
     return [output for output, _ in outputs], outputs[0][1]
 
 

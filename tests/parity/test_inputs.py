@@ -199,7 +199,6 @@ def test_sequence_by_steps(steps):
 def forks_of_a_clean_process():
     """A fork of a process whose threads hold locks, as TensorFlow's do, may wait for them for ever."""
     before = multiprocessing.get_start_method(allow_none=True)
-    multiprocessing.set_forkserver_preload([__name__])
     multiprocessing.set_start_method("forkserver", force=True)
     yield
     multiprocessing.set_start_method(before, force=True)

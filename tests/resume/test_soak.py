@@ -10,7 +10,8 @@ import pytest
 
 from customfit import Every
 from customfit.compat import keras
-from customfit.testing import check_resume
+from customfit.testing import check_resume, resume
+from tests import processes
 from tests.parity import models
 from tests.resume import trainings
 from tests.resume.cut import train
@@ -19,9 +20,15 @@ KILLS = int(os.environ.get("CUSTOMFIT_KILLS", "6"))
 TRAININGS = [trainings.arrays, trainings.mixed_precision, trainings.dataset]
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Forks the processes of `check_resume`, which otherwise spend nine tenths of their time on imports."""
+    monkeypatch.setattr(resume, "subprocess", processes)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("train_fn", TRAININGS, ids=lambda train_fn: train_fn.__name__)
-def test_killed_at_random_it_ends_as_if_left_alone(train_fn):
+def test_killed_at_random_it_ends_as_if_left_alone(train_fn, quick):
     """Each is killed a third of the times, in rounds of at most 6, so that no round has only kills near its end."""
     left, total, round_number = -(-KILLS // len(TRAININGS)), 0, 0
     while left:
@@ -34,7 +41,7 @@ def test_killed_at_random_it_ends_as_if_left_alone(train_fn):
 
 
 @pytest.mark.slow
-def test_killed_at_each_moment_it_ends_as_if_left_alone():
+def test_killed_at_each_moment_it_ends_as_if_left_alone(quick):
     kills = [(3, "validating"), (9, "pruning"), (12, "writing"), (12, "step"), (24, "validating")]
     report = check_resume(trainings.mixed_precision, kill_at=kills)
     assert report, report.message
@@ -51,7 +58,7 @@ def test_a_training_that_cannot_be_taken_up_is_found_out():
 
 
 @pytest.mark.slow
-def test_kills_that_never_come_are_no_proof():
+def test_kills_that_never_come_are_no_proof(quick):
     with pytest.raises(ValueError, match="`kill_at` must name steps that there are"):
         check_resume(trainings.arrays, kill_at=[10_000])
 

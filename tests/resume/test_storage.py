@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import textwrap
 import time
@@ -22,6 +21,7 @@ from customfit.checkpoint import store as store_module
 from customfit.checkpoint.checkpointer import HEARTBEAT_SECONDS, Checkpointer
 from customfit.checkpoint.lock import STALE_SECONDS, DirectoryLock, DirectoryLockedError, started
 from customfit.compat import keras
+from tests import processes
 from tests.parity import models
 from tests.resume.cut import assert_same, train
 
@@ -279,7 +279,7 @@ def run_with_failing_disk(prepare, tmp_path, on_error, undo=""):
     """
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "CUDA_VISIBLE_DEVICES": "-1"}
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return processes.run(command, env=environment, timeout=300)
 
 
 FULL = "resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))"
@@ -359,20 +359,24 @@ def test_a_second_training_of_this_process_is_refused(tmp_path):
 
 
 def test_another_process_is_refused_while_the_owner_lives_and_not_after_sigkill(tmp_path):
-    code = (
-        "import sys, time; from pathlib import Path; from customfit.checkpoint.lock import DirectoryLock;"
-        f"DirectoryLock(Path({os.fspath(tmp_path)!r})).acquire(); print('taken', flush=True); sys.stdin.read()"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "taken\n"
-        lock = DirectoryLock(tmp_path)
-        with pytest.raises(DirectoryLockedError, match=f"used by process {process.pid}"):
-            lock.acquire()
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    taken, directory = tmp_path / "taken", tmp_path / "directory"
+    os.mkfifo(taken)
+    directory.mkdir()
+    code = f"""if True:
+        import signal
+        from pathlib import Path
+        from customfit.checkpoint.lock import DirectoryLock
+        DirectoryLock(Path({os.fspath(directory)!r})).acquire()
+        Path({os.fspath(taken)!r}).write_text("taken")
+        signal.pause()
+    """
+    process = processes.Process([sys.executable, "-c", code])
+    assert taken.read_text() == "taken"  # once it is
+    lock = DirectoryLock(directory)
+    with pytest.raises(DirectoryLockedError, match=f"used by process {process.pid}"):
+        lock.acquire()
+    process.kill()
+    process.communicate()
     lock.acquire()
     lock.release()
 
