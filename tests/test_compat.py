@@ -229,6 +229,10 @@ def test_private_names_of_callbacks_and_evaluation_are_there(tmp_path):
     assert compat.has_idle_batch_hooks(keras.callbacks.ModelCheckpoint("unused.keras"), "train")
     assert not compat.has_idle_batch_hooks(keras.callbacks.ModelCheckpoint("unused.keras", save_freq=3), "train")
     assert not compat.has_idle_batch_hooks(keras.callbacks.TerminateOnNaN(), "train")
+    for callback, phases in {keras.callbacks.TerminateOnNaN(): ["train"], keras.callbacks.History(): []}.items():
+        callbacks = keras.callbacks.CallbackList([callback])
+        for phase in ("train", "test"):
+            assert compat.calls_batch_hooks(callbacks, phase) == (compat.IS_KERAS_3 or phase in phases)
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     assert compat.evaluation_result(model, {"loss": 1.0}, return_dict=False) == 1.0
@@ -282,6 +286,26 @@ def test_import_without_tensorflow_fails_with_one_sentence():
     assert last.startswith("ImportError: customfit needs TensorFlow")
     assert "pip install tensorflow" in last
     assert "During handling" not in result.stderr
+
+
+@pytest.mark.skipif(
+    tuple(map(int, tf.__version__.split(".")[:2])) < (2, 15), reason="TF_USE_LEGACY_KERAS means nothing before TF 2.15"
+)
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_a_missing_tf_keras_is_reported_as_tensorflow_reports_it(backend):
+    code = """
+        import sys
+        sys.modules["tf_keras"] = None  # as if it were not installed
+        import {}
+        """
+    importing = {"TF_USE_LEGACY_KERAS": "1", "KERAS_BACKEND": backend}
+    ours = run_python(code.format("customfit"), **importing).stderr
+    theirs = run_python(code.format("tensorflow as tf; tf.keras.Model"), **importing).stderr
+    last = ours.strip().splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    assert last == theirs.strip().splitlines()[-1]
+    assert "you do not have the tf_keras package installed" in ours
+    assert "During handling" not in ours
 
 
 @pytest.mark.skipif(not compat.IS_KERAS_3, reason="only Keras 3 has backends")

@@ -8,6 +8,7 @@ called "Keras 2" throughout. An import that cannot succeed fails here, in one se
 from __future__ import annotations
 
 import importlib
+import os
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ def _find_keras() -> ModuleType:
     except ImportError:
         backend = _backend_of_keras_3()
         if backend == "tensorflow":
-            raise  # something else is missing
+            raise  # something else is missing, and TensorFlow says what
     if backend != "tensorflow":
         raise ImportError(
             "customfit needs Keras 3 on its TensorFlow backend. Set KERAS_BACKEND=tensorflow in the environment, or "
@@ -44,10 +45,14 @@ def _find_keras() -> ModuleType:
 
 
 def _backend_of_keras_3() -> str:
+    """Returns the backend of a Keras 3 that failed to import; "tensorflow" if the backend is not to blame."""
+    if os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True"):  # which TensorFlow takes for true
+        return "tensorflow"  # `tf_keras` was asked for, whatever Keras 3 is set to
     try:
-        return importlib.import_module("keras").config.backend()
+        found = importlib.import_module("keras")
     except ImportError as error:  # the backend was asked for but is not installed
         return error.name if error.name in ("jax", "torch", "openvino") else "tensorflow"
+    return found.config.backend() if hasattr(found, "ops") else "tensorflow"
 
 
 if not TYPE_CHECKING:
