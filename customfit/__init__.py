@@ -1,6 +1,7 @@
 """Own your Keras training loop, and keep what `fit()` brings."""
 
 from customfit import callbacks, clipping, data, debug, testing
+from customfit._show_versions import show_versions
 from customfit._version import __version__
 from customfit.callbacks import EarlyStopping
 from customfit.checkpoint import CheckpointError, Checkpoints
@@ -29,6 +30,7 @@ __all__ = [
     "clipping",
     "data",
     "debug",
+    "show_versions",
     "testing",
 ]
 

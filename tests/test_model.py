@@ -1,6 +1,8 @@
 """The classes: every way to build a model works, in any order; saving keeps class, weights and compile options."""
 
 import copy
+import dataclasses
+import datetime
 import itertools
 import os
 import pickle
@@ -9,7 +11,17 @@ import numpy as np
 import pytest
 
 import customfit
-from customfit import CustomTrainMixin, CustomTrainModel, CustomTrainSequential, compat
+from customfit import (
+    AdaptiveClip,
+    Checkpoints,
+    CustomTrainMixin,
+    CustomTrainModel,
+    CustomTrainSequential,
+    DryRun,
+    Every,
+    NonFinite,
+    compat,
+)
 from customfit.compat import keras, tf
 from tests.parity import models
 
@@ -200,3 +212,57 @@ def test_jit_compile_auto_is_understood_by_every_generation():
 def test_the_public_names():
     for name in customfit.__all__:
         assert getattr(customfit, name) is not None
+
+
+def test_import_customfit_shows_the_public_names_and_nothing_else():
+    assert dir(customfit) == sorted(customfit.__all__)
+
+
+@pytest.mark.parametrize(
+    ("call", "given", "hint"),
+    [
+        ("custom_fit", {"batchsize": 16}, "Did you mean 'batch_size'"),
+        ("custom_fit", {"early_stoping": 3}, "Did you mean 'early_stopping'"),
+        ("custom_fit", {"checkpoint_dir": "runs"}, "Use `checkpoint=...`"),
+        ("custom_fit", {"validation_interval": 5}, r"Use `validation_freq=Every\(steps=...\)`"),
+        ("custom_fit", {"plan": True}, r"Use `model.plan_fit\(...\)`"),
+        ("plan_fit", {"fast_dev_run": True}, "Use `dry_run=...`"),
+        ("custom_evaluate", {"batchsize": 16}, "Did you mean 'batch_size'"),
+        ("compile", {"clip_norm": 1.0}, "Did you mean 'clipnorm'"),
+        ("compile", {"nonfinite_dump": "folder"}, r"Use `nonfinite=NonFinite\("),
+    ],
+)
+def test_an_unknown_argument_is_refused_with_the_name_that_was_meant(call, given, hint):
+    model = models.dense(CustomTrainModel)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    rows = () if call == "compile" else models.rows(16)
+    with pytest.raises(TypeError, match=rf"{call}\(\) got an unexpected keyword argument '{next(iter(given))}'.*{hint}"):
+        getattr(model, call)(*rows, **given)
+
+
+def test_options_of_the_front_door_are_frozen_and_hashable():
+    for option in (Every(steps=3), Checkpoints("runs"), DryRun(batches=2), NonFinite("skip"), AdaptiveClip(0.1)):
+        assert hash(option) == hash(copy.copy(option))
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            option.anything = 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "takes exactly one of `epochs`, `steps` and `seconds`"),
+        ({"steps": 1, "epochs": 1}, r"exactly one.*Received: Every\(epochs=1, steps=1\)"),
+        ({"steps": 0}, "`steps` must be a positive integer. Received: steps=0"),
+        ({"epochs": 1.5}, "`epochs` must be a positive integer"),
+        ({"seconds": "1 hour"}, "`seconds` must be a positive number of seconds"),
+    ],
+)
+def test_every_checks_its_values(given, message):
+    with pytest.raises(ValueError, match=message):
+        Every(**given)
+
+
+def test_every_takes_durations_and_any_integer():
+    assert Every(seconds="00:10:00") == Every(seconds=600) == Every(seconds=datetime.timedelta(minutes=10))
+    assert Every(steps=np.int64(5)) == Every(steps=5)
+    assert str(Every(steps=5)) == "Every(steps=5)"

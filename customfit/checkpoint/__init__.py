@@ -8,8 +8,8 @@ checkpoints are written whole or not at all.
 from customfit.checkpoint.checkpointer import Checkpointer
 from customfit.checkpoint.checkpoints import Checkpoints, Directory
 from customfit.checkpoint.fingerprint import fingerprint, learning_rates
-from customfit.checkpoint.lock import DirectoryLockedError
-from customfit.checkpoint.store import CheckpointError, CheckpointStore
+from customfit.checkpoint.lock import CheckpointError
+from customfit.checkpoint.store import CheckpointStore
 from customfit.checkpoint.training_state import TrainingState
 from customfit.checkpoint.variables import random_variables, variables_of
 
@@ -19,7 +19,6 @@ __all__ = [
     "Checkpointer",
     "Checkpoints",
     "Directory",
-    "DirectoryLockedError",
     "TrainingState",
     "fingerprint",
     "learning_rates",

@@ -16,7 +16,8 @@ from typing import Callable
 from customfit import compat
 from customfit.checkpoint.checkpoints import Checkpoints
 from customfit.checkpoint.fingerprint import differences
-from customfit.checkpoint.store import CheckpointError, CheckpointStore
+from customfit.checkpoint.lock import CheckpointError
+from customfit.checkpoint.store import CheckpointStore
 from customfit.checkpoint.training_state import TrainingState
 from customfit.compat import tf
 from customfit.serialization import JSON

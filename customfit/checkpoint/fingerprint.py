@@ -1,4 +1,4 @@
-"""What a checkpoint and the call that goes on from it must have in common."""
+"""What a checkpoint and the call that resumes from it must have in common."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ from customfit.serialization import as_json
 
 
 def fingerprint(model: keras.Model, data: Any, options: dict) -> dict:
-    """The options that change the numbers of a training.
+    """Returns the options that change the numbers of a run.
 
     Args:
         model: The model.
         data: The source that is trained on, or `None`.
         options: Further ones, by name.
-
-    Returns:
-        What JSON can hold.
     """
     optimizers = [_config(optimizer) for optimizer in optimizers_of(model)]
     return as_json(
@@ -42,18 +39,18 @@ def fingerprint(model: keras.Model, data: Any, options: dict) -> dict:
 
 
 def learning_rates(model: keras.Model) -> list[float]:
-    """The learning rates of the model's optimizers, where they are numbers."""
+    """Returns the learning rates of the model's optimizers, where they are numbers."""
     return [rate for optimizer in optimizers_of(model) for rate in _config(optimizer)[1]]
 
 
 def differences(saved: dict, now: dict, saved_rates: list) -> list[str]:
-    """What differs between two fingerprints, in words.
+    """Returns what differs between two fingerprints, in words.
 
     Args:
-        saved: That of the checkpoint.
-        now: That of this call.
+        saved: The fingerprint in the checkpoint.
+        now: The fingerprint of this call.
         saved_rates: The learning rates when the checkpoint was written, which callbacks may have changed. A model that
-            goes on in the same process still has them.
+            continues in the same process still has them.
     """
     found = []
     for name in [*saved, *(name for name in now if name not in saved)]:

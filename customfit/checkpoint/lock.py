@@ -15,8 +15,12 @@ STALE_SECONDS = 600.0  # without a sign of life from an owner on another host, w
 UNREADABLE_SECONDS = 5.0  # a lock without its owner's name yet has just been made; an older one was never finished
 
 
-class DirectoryLockedError(RuntimeError):
-    """Another process, or another training of this one, uses the directory."""
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or there is none that can be read, or the directory is in use."""
+
+
+class DirectoryLockedError(CheckpointError):
+    """Another process, or another run of this one, uses the directory."""
 
 
 class DirectoryLock:
@@ -36,10 +40,10 @@ class DirectoryLock:
         self._mine: str | None = None
 
     def acquire(self) -> None:
-        """Takes the lock.
+        """Acquires the lock.
 
         Raises:
-            DirectoryLockedError: If somebody else holds it.
+            DirectoryLockedError: If another process or run holds it.
             OSError: If the directory cannot be written.
         """
         owner = {
@@ -54,13 +58,13 @@ class DirectoryLock:
         self._mine = mine
 
     def release(self) -> None:
-        """Gives the lock back. Calling it again changes nothing."""
+        """Releases the lock. Calling it again changes nothing."""
         mine, self._mine = self._mine, None
         if mine is not None and self._read() == mine:
             self._path.unlink()
 
     def keep(self) -> None:
-        """Shows other hosts that this process lives, and takes the lock again where its file has vanished."""
+        """Shows other hosts that this process is alive. Acquires the lock again if its file has vanished."""
         if self._mine is None:
             return
         if self._read() != self._mine:
@@ -89,8 +93,8 @@ class DirectoryLock:
         reason = self._why_held(text)
         if reason:
             raise DirectoryLockedError(
-                f"`checkpoint_dir` must be used by one training at a time. Received: {self._path.parent}, {reason}. If "
-                f"you know better, delete {self._path}"
+                f"`checkpoint` must be a directory that one run uses at a time. Received: {self._path.parent}, {reason}. "
+                f"If no other process is running, delete {self._path}"
             )
         # Of two who find the same stale lock, one moves it; what the other moves may be the new lock of the first.
         aside = self._path.with_name(f"lock-{uuid.uuid4()}")
@@ -115,7 +119,7 @@ class DirectoryLock:
             return f"used by process {pid} on {host} {age:.0f} s ago" if age < STALE_SECONDS else None
         if not is_alive(pid) or started(pid) != begun:
             return None
-        return "used by another training of this process" if pid == os.getpid() else f"used by process {pid}"
+        return "used by another run of this process" if pid == os.getpid() else f"used by process {pid}"
 
 
 def is_alive(pid: int) -> bool:

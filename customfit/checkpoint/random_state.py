@@ -11,7 +11,7 @@ from customfit.compat import tf
 
 
 def random_states() -> dict:
-    """The states of the random generators of Python, NumPy and TensorFlow."""
+    """Returns the states of the random generators of Python, NumPy and TensorFlow."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     generator = compat.global_random_generator()
     return {
@@ -23,7 +23,7 @@ def random_states() -> dict:
 
 
 def set_random_states(states: dict, of_python: bool = True) -> None:
-    """Has the random generators go on from what `random_states` gave, those of Python and NumPy only if asked to."""
+    """Restores what `random_states` returned, for Python and NumPy only if asked to."""
     if of_python:
         version, internal, gauss = states["python"]
         random.setstate((version, tuple(internal), gauss))

@@ -13,15 +13,11 @@ import warnings
 from pathlib import Path
 from typing import Any, Callable
 
-from customfit.checkpoint.lock import DirectoryLock
+from customfit.checkpoint.lock import CheckpointError, DirectoryLock
 
 RECORD = "state.json"
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"checkpoint-(\d{8,})")
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint could not be written, or there is none that can be read."""
 
 
 class DamagedCheckpointError(CheckpointError):
@@ -56,7 +52,7 @@ class CheckpointStore:
             raise
 
     def close(self) -> None:
-        """Gives the lock back."""
+        """Releases the lock."""
         self.lock.release()
 
     def paths(self) -> list[Path]:
@@ -76,11 +72,11 @@ class CheckpointStore:
             try:
                 return path, verify(path)
             except DamagedCheckpointError as error:
-                warnings.warn(f"{error}. Training goes on from the checkpoint before it.", stacklevel=2)
+                warnings.warn(f"{error}. Resuming from the checkpoint before it.", stacklevel=2)
                 os.rename(path, path.with_name(f"damaged-{path.name}"))
         if self.has_any():
             raise CheckpointError(
-                f"No checkpoint in {self.directory} can be read. The damaged ones are still there; to begin anew, use "
+                f"No checkpoint in {self.directory} can be read. The damaged ones are still there; to start over, use "
                 "another directory or remove them."
             )
         return None
@@ -163,7 +159,7 @@ def verify(path: Path) -> dict:
             if found != size:
                 raise ValueError(f"{name} has {found} bytes instead of {size}")
             if digest != checksum:
-                raise ValueError(f"{name} has another checksum than when it was written")
+                raise ValueError(f"{name} has a checksum mismatch")
         return json.loads((path / RECORD).read_text())
     except (FileNotFoundError, IsADirectoryError, ValueError, TypeError, AttributeError) as error:
         raise DamagedCheckpointError(f"The checkpoint {path} is damaged: {error}") from error

@@ -11,7 +11,7 @@ from customfit.execution import compiled_steps, replicas
 
 
 def variables_of(model: keras.Model) -> dict[str, tf.Variable]:
-    """All variables that training may move, by names that are the same in the next process.
+    """Returns all variables that training may change, by names that are the same in the next process.
 
     The weights, the state of metrics, of optimizers and of random generators, and whatever else the model tracks.
     """
@@ -42,14 +42,14 @@ def variables_of(model: keras.Model) -> dict[str, tf.Variable]:
 
 
 def random_variables(model: keras.Model) -> list:
-    """The states of random generators: of Keras 3's seeds, and of random ops."""
+    """Returns the states of random generators: of Keras 3's seeds, and of random ops."""
     randomness = compiled_steps(model).randomness
     seeds = [compat.tf_variable(variable) for variable in model.variables if "seed_generator" in stable_name(variable)]
     return [*seeds, *(randomness.states.values() if randomness else [])]
 
 
 def optimizers_of(model: keras.Model) -> list:
-    """The optimizers that the model has as attributes, that of `compile()` first."""
+    """Returns the optimizers that the model has as attributes, that of `compile()` first."""
     found = [getattr(model, "optimizer", None)]
     found += [value for _, value in sorted(vars(model).items(), key=lambda item: item[0])]
     optimizers: list = []
@@ -60,18 +60,18 @@ def optimizers_of(model: keras.Model) -> list:
 
 
 def stable_name(variable: Any) -> str:
-    """A variable's name without the numbers that Keras adds to tell models of one process apart."""
+    """Returns a variable's name without the numbers that Keras adds to distinguish models of one process."""
     name = getattr(variable, "path", None) or variable.name
     return re.sub(r"_\d+(?=_|/|:|$)", "", name)
 
 
 def describe(tensor: Any) -> str:
-    """The dtype and shape of a tensor or variable."""
+    """Returns the dtype and shape of a tensor or variable, as text."""
     return f"{tensor.dtype.name}{list(tensor.shape)}"
 
 
 def missing(saved: dict, variables: dict) -> list[str]:
-    """The saved variables that the model does not have; what steps and metrics make later does not count."""
+    """Returns the saved variables that the model does not have, except those that steps and metrics create later."""
     return [name for name in saved if name not in variables and not name.startswith(("op/", "metric/"))]
 
 
@@ -91,6 +91,6 @@ def check_variables(saved: dict, variables: dict) -> None:
     if differences:
         more = f", and {len(differences) - 3} more differences" if len(differences) > 3 else ""
         raise ValueError(
-            "`checkpoint_dir` must hold checkpoints of this model. Received: a model that differs: "
+            "`checkpoint` must hold checkpoints of this model. Received: a model that differs: "
             f"{'; '.join(differences[:3])}{more}"
         )

@@ -8,13 +8,14 @@ Design notes stand beside the code: BLOCKS.md, REPLICAS.md, RANDOMNESS.md.
 """
 
 from customfit.execution import replicas
-from customfit.execution.compiled_step import CompiledSteps, compiled_steps
+from customfit.execution.compiled_step import CompiledStep, CompiledSteps, compiled_steps
 from customfit.execution.pace import Pace
 from customfit.execution.sharding import has_workers
 from customfit.execution.snapshot import VariableSnapshot
 from customfit.execution.trainable import Logs, StepName, TrainableModel, is_trainable
 
 __all__ = [
+    "CompiledStep",
     "CompiledSteps",
     "Logs",
     "Pace",

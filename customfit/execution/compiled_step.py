@@ -151,24 +151,40 @@ class CompiledSteps:
         train: Its `train_step`.
         test: Its `test_step`.
         randomness: The states of their random ops, where they are kept for checkpoints.
+        optimizer: The optimizer that they were made with.
+        loss: The loss that they were made with.
     """
 
     train: CompiledStep
     test: CompiledStep
     randomness: ResumableRandomOps | None
+    optimizer: Any
+    loss: Any
 
 
 def compiled_steps(model: TrainableModel, keep_random_state: bool = False) -> CompiledSteps:
-    """Returns the model's compiled steps, which it keeps from call to call until `compile()` drops them.
+    """Returns the model's compiled steps, which it keeps from call to call until something they depend on changes.
+
+    `compile()` and `forget_steps()` drop them. They are made again when the model has another optimizer or
+    `run_eagerly`.
 
     Args:
         model: The model.
         keep_random_state: Whether the states of their random ops must be kept, for checkpoints.
+
+    Raises:
+        ValueError: If `model.loss` was replaced, which has no effect in Keras.
     """
     steps: CompiledSteps | None = model._compiled_steps
+    if steps is not None and steps.loss is not model.loss:
+        raise ValueError(
+            "`model.loss` must not be replaced: Keras's `compute_loss` does not read it. Call `model.compile()` with "
+            f"the new loss. Received: model.loss={model.loss!r}"
+        )
     if (
         steps is None
         or steps.train.eager != bool(model.run_eagerly)
+        or steps.optimizer is not model.optimizer
         or (keep_random_state and steps.randomness is None)
     ):
         check_strategy(model.distribute_strategy, compat.jit_compile(model))
@@ -177,5 +193,7 @@ def compiled_steps(model: TrainableModel, keep_random_state: bool = False) -> Co
             train=CompiledStep(model, "train_step", randomness),
             test=CompiledStep(model, "test_step", randomness),
             randomness=randomness,
+            optimizer=model.optimizer,
+            loss=model.loss,
         )
     return steps

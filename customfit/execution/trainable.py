@@ -84,6 +84,7 @@ class TrainableModel(Protocol):
     def forget_steps(self) -> None:
         """Drops the compiled steps: they are traced again."""
 
+    loss: Any  # as `compile()` was given it
     optimizer: keras.optimizers.Optimizer
     stop_training: bool
     run_eagerly: bool

@@ -48,7 +48,7 @@ REPLACED = {
 }
 
 
-class Compiling(keras.Model if TYPE_CHECKING else object):
+class Compiling(compat.KerasModel):
     """`compile()` with the options of the gradient pipeline, and their way through saved files."""
 
     jit_compile_is_auto: bool = True
@@ -132,12 +132,12 @@ class Compiling(keras.Model if TYPE_CHECKING else object):
         self.jit_compile_is_auto = options.get("jit_compile", "auto") == "auto"
         self._compiled_steps = None
 
-    def get_compile_config(self) -> dict[str, Any] | None:
+    def get_compile_config(self) -> Any:
         """Returns the arguments of `compile()`, serialised, for `save()`."""
         config = super().get_compile_config()
         return {**config, **self.gradient_pipeline.get_config()} if config else config
 
-    def compile_from_config(self, config: dict[str, Any]) -> None:
+    def compile_from_config(self, config: dict[str, Any]) -> Any:
         """Compiles the model with what `get_compile_config` returned, for `load_model`."""
         options = compile_options_from_config(compat.deserialize_keras_object(config))
         try:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from customfit import compat
 from customfit.arguments import listed
-from customfit.callbacks import EarlyStopping, GradientEvents
+from customfit.callbacks import GradientEvents
 from customfit.checkpoint import Checkpoints, Directory
-from customfit.compat import keras
+from customfit.compat import CallbackLike, History, keras
 from customfit.data import (
     Source,
 )
@@ -47,7 +47,7 @@ def _with_arguments_of(method: Callable[P, Any]) -> Callable[[Callable[..., T]],
     return decorate
 
 
-class Fitting(keras.Model if TYPE_CHECKING else object):
+class Fitting(compat.KerasModel):
     """The ways to train and evaluate: Keras's, with our steps, and the explicit loop."""
 
     def custom_fit(
@@ -69,14 +69,14 @@ class Fitting(keras.Model if TYPE_CHECKING else object):
         validation_batch_size: int | None = None,
         validation_freq: Frequency = 1,
         *,
-        early_stopping: int | EarlyStopping | keras.callbacks.EarlyStopping | None = None,
+        early_stopping: int | CallbackLike | None = None,
         checkpoint: Directory | Checkpoints | None = None,
         log_every: int | None = None,
         max_steps: int | None = None,
         max_time: Duration | None = None,
         dry_run: bool | int | DryRun = False,
         **workers: Unpack[WorkerOptions],
-    ) -> keras.callbacks.History:
+    ) -> History:
         """Trains the model with the explicit loop of `customfit/training/loop.py`.
 
         Every argument of `fit` means what it means there, and weights and History are the same to the bit. It differs
@@ -217,7 +217,7 @@ class Fitting(keras.Model if TYPE_CHECKING else object):
 
     # --------------------------------------------------------------------------------------------- Keras's methods
 
-    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+    def fit(self, *args: Any, **kwargs: Any) -> History:
         """Trains the model as `keras.Model.fit` does, with the steps of this class.
 
         If `compile()` asks for it, a callback is added that applies what is left of accumulated gradients at the end of
@@ -230,7 +230,7 @@ class Fitting(keras.Model if TYPE_CHECKING else object):
         with self._step_checked():
             return self._fit(*args, **kwargs)
 
-    def _fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+    def _fit(self, *args: Any, **kwargs: Any) -> History:
         """`keras.Model.fit`, with a callback for what the gradient pipeline does around steps."""
         if not self.gradient_pipeline.needs_callback:
             return super().fit(*args, **kwargs)
@@ -276,6 +276,18 @@ class Fitting(keras.Model if TYPE_CHECKING else object):
         if guard.ends_training and self.gradient_pipeline.check_nonfinite(self, epoch=0, steps=guard.steps):
             self.stop_training = True
         return logs
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Makes Keras's `train_function`. With `force=True` the compiled steps of `custom_fit` are made again, too."""
+        if force:
+            self.forget_steps()
+        return super().make_train_function(force)
+
+    def make_test_function(self, force: bool = False) -> Any:
+        """Makes Keras's `test_function`. With `force=True` the compiled steps of `custom_fit` are made again, too."""
+        if force:
+            self._compiled_steps = None
+        return super().make_test_function(force)
 
     def apply_accumulated_gradients(self) -> None:
         """Applies the gradients of `gradient_accumulation_steps` that do not make a whole update yet, if any.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from customfit import compat
 from customfit.compat import keras
 from customfit.models.mixin import CustomTrainMixin, ModelType
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @compat.register_keras_serializable
@@ -23,14 +26,14 @@ class CustomTrainModel(CustomTrainMixin, keras.Model):
     >>> history = model.custom_fit(x, y, epochs=3)
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any):
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # As `keras.Model(inputs, outputs)` is a `Functional`.
         if cls is CustomTrainModel and compat.is_functional_call(args, kwargs):
             cls = CustomTrainFunctional
         return super().__new__(cls, *args, **kwargs)
 
     @classmethod
-    def from_model(cls, model: Any) -> CustomTrainModel:
+    def from_model(cls, model: keras.Model) -> Self:
         """Gives a functional or Sequential Keras model, such as a pretrained one, the steps and the loop.
 
         Args:

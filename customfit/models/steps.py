@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from customfit import compat
 from customfit.compat import keras, tf
@@ -11,7 +11,7 @@ from customfit.data import count_batch_rows
 from customfit.gradients import Clip, Gradient, GradientPipeline
 
 
-class TrainingSteps(keras.Model if TYPE_CHECKING else object):
+class TrainingSteps(compat.KerasModel):
     """`train_step` and `test_step`, and the methods that they are made of.
 
     To change what a step does, override, in the order in which a step meets them: `call`, `compute_loss`,

@@ -1,4 +1,4 @@
-"""Tests for models of yours: the same numbers under `fit()` and `custom_fit()`? After a kill?"""
+"""`check_parity`: a model ends with the same numbers under `fit()` and `custom_fit()`."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def check_parity(
     """Trains the same model under `fit()` and under `custom_fit()` and compares weights, optimizer and History.
 
     Args:
-        model_fn: Gives the model, newly built and compiled: a `CustomTrainModel`, or one with `CustomTrainMixin`.
+        model_fn: Returns the model, newly built and compiled: a `CustomTrainModel`, or one with `CustomTrainMixin`.
         data: What to train on: `x`, `(x, y)`, `(x, y, sample_weight)`, a dataset or other batches. Or a function that
-            gives it anew for each training, as a generator needs; it may also give a dict of arguments of `fit`.
-        reference_fn: Gives the model that `fit` trains, such as the same layers in a plain `keras.Model`; `model_fn`'s
-            is then trained under `fit` as well, to compare the steps. Defaults to `model_fn`.
-        seed: The global seed that is set before each training. Defaults to 0.
+            creates it for each run, as a generator needs; it may also return a dict of arguments of `fit`.
+        reference_fn: Returns the model that `fit` trains, such as the same layers in a plain `keras.Model`. That of
+            `model_fn` is then trained under `fit` as well, to compare the steps. Defaults to `model_fn`.
+        seed: The global seed that is set before each run. Defaults to 0.
         rtol: The relative difference that counts as equal, such as for `jit_compile=True`. Defaults to 0: to the bit.
         **fit_arguments: Arguments of `fit`. `epochs` defaults to 2, `verbose` to 0, and `shuffle` to `False`, because
             with `True` Keras 3 repeats the first epoch's order and `custom_fit` does not.
@@ -116,7 +116,7 @@ def check_parity(
 
 
 class _Watch(keras.callbacks.Callback):
-    """Notes every variable after each step, or compares it with what another watch has noted."""
+    """Records every variable after each step, or compares it with what another watch has recorded."""
 
     def __init__(self, other: list | None = None, rtol: float = 0.0):
         super().__init__()
@@ -141,7 +141,7 @@ class _Watch(keras.callbacks.Callback):
 
 @dataclasses.dataclass
 class _State:
-    """What training leaves behind."""
+    """The result of a run."""
 
     variables: list
     history: dict

@@ -1,4 +1,4 @@
-"""A test for trainings of yours: killed at any moment and started again, do they end as if left alone?"""
+"""`check_resume`: a run that is killed at any moment and started again ends as if it had been left alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ResumeReport:
     Attributes:
         equal: Whether all variables and the History are equal to the bit.
         message: What differs, first and by how much; or how the kills went.
-        kills: How the training was killed: `(step, moment)`, where the moment is one of `MOMENTS`.
+        kills: How the run was killed: `(step, moment)`, where the moment is one of `MOMENTS`.
         variable: The first variable that differs, or `None`.
     """
 
@@ -58,26 +58,26 @@ def check_resume(
     timeout: float = 600.0,
     environment: dict | None = None,
 ) -> ResumeReport:
-    """Kills a training with SIGKILL, starts it again until it ends, and compares it with one that was left alone.
+    """Kills a run with SIGKILL, starts it again until it ends, and compares it with one that was left alone.
 
-    Each training is a process of its own. A kill comes after a step, while a checkpoint is being written, when it has
-    its name and older ones are about to go, or within validation.
+    Each run is a process of its own. A kill comes after a step, while a checkpoint is being written, when it has its
+    name and older ones are about to be removed, or within validation.
 
     Args:
         train_fn: Trains and returns `(model, history)`. It is given the directory to pass on as `checkpoint`. A
             function of a module or script, since another process has to find it by its name.
-        kill_at: The steps after which to kill, rising, or each with another of `MOMENTS`: `(step, "validating")`;
-            `None`: at random.
+        kill_at: The steps after which to kill, ascending, or each with another of `MOMENTS`: `(step, "validating")`.
+            Defaults to `None`: at random.
         kills: How many times to kill at random. Defaults to 3.
-        seed: What random steps are drawn by.
-        timeout: Seconds after which a process is given up.
+        seed: The seed that random steps are drawn by.
+        timeout: Seconds after which a process counts as hung.
         environment: Environment variables of the processes, besides this one's.
 
     Returns:
         A `ResumeReport`, which is true if every variable and the History are equal to the bit.
 
     Raises:
-        RuntimeError: If the training fails by itself, or never takes a step.
+        RuntimeError: If the run fails by itself, or never takes a step.
 
     Example:
 
@@ -128,7 +128,7 @@ def check_resume(
 
 
 def child(path: str, name: str, checkpoint: str, result: str, kill_step: str = "0", kill_moment: str = "step") -> None:
-    """What a process of `check_resume` does: trains, kills itself where it was told to, else writes what it has."""
+    """The process of `check_resume`: trains, then kills itself or writes the result."""
     train_fn = _find(path, name)
     killer = _Killer(int(kill_step), kill_moment)
     observers.append(killer)
@@ -195,7 +195,7 @@ def _run(
     timeout: float,
     environment: dict,
 ) -> Path | None:
-    """Runs a training. Returns where its result is, or `None` if it was killed as it should."""
+    """Starts a process. Returns where its result is, or `None` if it was killed as it should be."""
     arguments = [*where, str(checkpoint), str(result), *(str(each) for each in kill or ())]
     search = os.pathsep.join(path or os.getcwd() for path in sys.path)
     process = subprocess.run(
@@ -214,7 +214,7 @@ def _run(
 
 @dataclasses.dataclass
 class _Result:
-    """What a training has left behind."""
+    """The result of a run."""
 
     variables: dict
     logs: dict
@@ -238,7 +238,7 @@ class _Result:
         for name, alone in self.variables.items():
             killed = other.variables.get(name)
             if name.startswith("metric/"):
-                continue  # the state of the last pass: nothing that is gone on with
+                continue  # the state of the last pass, which nothing continues from
             if killed is None or (killed.shape, killed.dtype) != (alone.shape, alone.dtype):
                 return name, f"{name} is missing, or of another shape or dtype"
             if killed.tobytes() != alone.tobytes():

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from typing import Union
 
 from customfit.arguments import as_count, is_count, listed
-from customfit.compat import keras
+from customfit.compat import CallbackLike, keras
 from customfit.data import FirstBatches, Source
 
-Callbacks = Union[
-    "keras.callbacks.CallbackList", "keras.callbacks.Callback", Sequence["keras.callbacks.Callback"], None
-]
+Callbacks = Union[CallbackLike, Sequence[CallbackLike], None]
 
 # What writes to the disk or over the network, which a run that only shows that everything works must not do.
 _SAVING = ("ModelCheckpoint", "BackupAndRestore", "CSVLogger", "TensorBoard", "RemoteMonitor")

@@ -24,7 +24,6 @@ class Evaluation:
         self._model = model
         self._callbacks = callbacks
         self._hooks = BatchHooks(callbacks, "test", progress=progress)
-        self._step = compiled_steps(model).test
         self._steps_per_execution = compat.steps_per_execution(model)
 
     def run(self, data: Source, after_block: Callable[[], None] = lambda: None) -> dict:
@@ -44,7 +43,7 @@ class Evaluation:
         logs: dict = {}
         for block in data.blocks(self._block_size):
             self._hooks.begin(block)
-            step_logs = self._step.run(block)
+            step_logs = compiled_steps(self._model).test.run(block)
             if step_logs is not None:
                 logs = step_logs
                 self._hooks.end(block, logs)
@@ -55,7 +54,7 @@ class Evaluation:
         return logs
 
     def _block_size(self, step: int) -> int:
-        return self._hooks.block_size(step, self._steps_per_execution, self._step.pace)
+        return self._hooks.block_size(step, self._steps_per_execution, compiled_steps(self._model).test.pace)
 
 
 def metric_results(model: keras.Model, step_logs: dict) -> dict:

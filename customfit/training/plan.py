@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from customfit import compat
 from customfit.checkpoint import Checkpoints
 from customfit.compat import keras
 from customfit.data import Source
-from customfit.serialization import JSON
+from customfit.training.checkpointing import SessionCheckpoints
 from customfit.training.validation import Validation
 
 
@@ -71,13 +70,9 @@ def make_plan(
     model: keras.Model,
     data: Source,
     validation: Validation,
-    *,
-    epochs: int,
-    initial_epoch: int,
+    checkpoints: SessionCheckpoints,
+    epochs: range,
     max_steps: int | None,
-    resumed: Mapping[str, JSON] | None,
-    refused: str | None,
-    checkpoints: Checkpoints | None,
     early_stopping: keras.callbacks.Callback | None,
     callbacks: list[keras.callbacks.Callback],
 ) -> Plan:
@@ -87,18 +82,16 @@ def make_plan(
         model: The model.
         data: The source that would be trained on.
         validation: When and on what the session validates.
-        epochs: The epoch at which training would end.
-        initial_epoch: The epoch at which it would start.
+        checkpoints: Whether it resumes, and when it saves.
+        epochs: The epochs of a run that starts.
         max_steps: The limit, or `None`.
-        resumed: How far the run is that would be resumed: see `Checkpointer.peek`.
-        refused: Why it would be refused, in words, or `None`.
-        checkpoints: The options of checkpoints, or `None`.
         early_stopping: The callback, or `None`.
         callbacks: All callbacks.
     """
-    at = resumed or {"epoch": initial_epoch, "step": 0, "total_steps": 0, "stopped": False}
+    resumed, refused = checkpoints.peek(data)
+    at = resumed or {"epoch": epochs.start, "step": 0, "total_steps": 0, "stopped": False}
     begin, done = at["step"], at["total_steps"]
-    count = 0 if at["stopped"] else max(0, epochs - at["epoch"])
+    count = 0 if at["stopped"] else max(0, epochs.stop - at["epoch"])
     total = None if data.steps is None else done + max(0, count * data.steps - begin)
     if max_steps is not None:
         total = max(done, max_steps if total is None else min(total, max_steps))
@@ -110,7 +103,7 @@ def make_plan(
         known = total is not None and validation.steps is not None
         validations = total // validation.steps - done // validation.steps if known else None
     accumulation = _accumulation(model)
-    whole = max(0, epochs - initial_epoch)  # what was done before a resume counts for whether a point is ever reached
+    whole = len(epochs)  # what was done before a resume counts for whether a point is ever reached
     if total is not None and data.steps:
         whole = min(whole, math.ceil(total / data.steps))
     return Plan(
@@ -119,14 +112,14 @@ def make_plan(
         steps=steps,
         updates=None if steps is None else _updates(begin, begin + steps, data.steps, accumulation),
         validations=validations,
-        checkpoints=_checkpoints(checkpoints, at["epoch"], count, done, total),
+        checkpoints=_checkpoints(checkpoints.options, at["epoch"], count, done, total),
         parameter_bytes=_bytes(model.weights),
         optimizer_bytes=_optimizer_bytes(model),
         gradient_bytes=_bytes(model.trainable_weights) * (2 if model.gradient_pipeline.accumulation_steps else 1),
         data_bytes=getattr(data, "nbytes", None),
         conflicts=(
             *_notes(data, refused),
-            *_never_reached(whole, total, max_steps, validation, checkpoints),
+            *_never_reached(whole, total, max_steps, validation, checkpoints.options),
             *_conflicts(whole, validation, early_stopping, callbacks),
         ),
     )

@@ -25,10 +25,10 @@ from customfit import compat
 from customfit.arguments import as_count
 from customfit.callbacks import EarlyStopping, LogEvery, make_early_stopping
 from customfit.checkpoint import Checkpoints, Directory
-from customfit.compat import keras
+from customfit.compat import CallbackLike, History, keras
 from customfit.data import Block, Source, make_validation_source, validation_arguments
 from customfit.every import Duration
-from customfit.execution import compiled_steps, has_workers
+from customfit.execution import CompiledStep, CompiledSteps, compiled_steps, has_workers
 from customfit.training.checkpointing import SessionCheckpoints
 from customfit.training.dry_run import Callbacks, DryRun
 from customfit.training.evaluation import check_model, metric_results
@@ -64,7 +64,6 @@ class TrainingSession:
         clock: A clock in seconds that never goes back, for `max_time` and `Every(seconds=)`; only differences count.
 
     Attributes:
-        history: The `History` of the run.
         progress: How far the run is: a `Progress`.
 
     Raises:
@@ -97,7 +96,7 @@ class TrainingSession:
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         workers: Mapping[str, Any] | None = None,
-        early_stopping: int | keras.callbacks.Callback | None = None,
+        early_stopping: int | CallbackLike | None = None,
         log_every: int | None = None,
         max_steps: int | None = None,
         max_time: Duration | None = None,
@@ -137,9 +136,9 @@ class TrainingSession:
         self._hooks = BatchHooks(self.callbacks, "train")
 
         # The steps come before what evaluates: a run with checkpoints needs them with resumable random ops.
-        self._train_step = compiled_steps(model, keep_random_state=checkpoint is not None).train
-        compat.build_optimizer(model)
-        model.gradient_pipeline.prepare(model)
+        self._keep_random_state = checkpoint is not None
+        self._steps: CompiledSteps | None = None
+        self._train_step()
 
         # What a checkpoint saves, then what makes checkpoints, then what asks for them.
         self.progress = Progress(self._initial_epoch)
@@ -180,40 +179,36 @@ class TrainingSession:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         ended_well = kind in (None, GeneratorExit)  # the latter if `epochs()` was left by `break`, without `with`
-        if kind is Terminated:
-            self._stop.terminate()
-        try:
+        with contextlib.ExitStack() as ending:  # all of these happen, whatever raises; the last one first
+            ending.callback(self._checkpoints.close)
+            ending.callback(self._signals.end)
+            if isinstance(self._early_stopping, EarlyStopping):
+                ending.callback(self._early_stopping.restore)
+            ending.callback(self._record_end, kind)
+            ending.callback(lambda: end_callbacks(self.callbacks, self.progress.final_logs, ended_well))
+            ending.callback(self._trainable_state.__exit__, None, None, None)
+            ending.callback(lambda: setattr(self, "_running", False))
             if ended_well and self._pauses.in_epoch:
                 self.end_epoch()
             if ended_well and self.progress.final_logs is not None:
                 compat.finalize_weights(self.model)
-        finally:
-            self._running = self._pauses.in_epoch = False
-            self._trainable_state.__exit__(None, None, None)
-            try:
-                end_callbacks(self.callbacks, self.progress.final_logs, ended_well)
-            finally:
-                terminated = kind is Terminated or (kind is None and self._signals.pending == signal.SIGTERM)
-                if terminated:
-                    self._stop.terminate()
-                self.history.stop_reason = self.stop_reason
-                self.history.validation = self.progress.validations
-                try:
-                    if isinstance(self._early_stopping, EarlyStopping):
-                        self._early_stopping.restore()  # even where another callback's `on_train_end` raised before it
-                finally:
-                    self._signals.end()
-                    self._checkpoints.close()
-        returns = terminated and self._signals.on_sigterm == "return"
+        returns = self._stop.is_terminated and self._signals.on_sigterm == "return"
         if kind is None and not returns:
-            self._signals.raise_pending()  # what has come since the last step
+            self._signals.raise_pending()  # what has arrived since the last step
         return returns
 
-    def epochs(self, data: Source | None = None) -> Iterator[int]:
-        """The epochs that are left to train, each begun before and ended after the body of your loop.
+    def _record_end(self, kind: type[BaseException] | None) -> None:
+        self._pauses.in_epoch = False
+        if kind is Terminated or (kind is None and self._signals.pending == signal.SIGTERM):
+            self._stop.terminate()
+        self.history.stop_reason = self.stop_reason
+        self.history.validation = self.progress.validations
 
-        An epoch begins with metrics at zero and `on_epoch_begin`. After the body come `validate`, where it is due, and
-        `end_epoch`, unless the body has called them. The last epoch is the one in which something asks to stop.
+    def epochs(self, data: Source | None = None) -> Iterator[int]:
+        """Yields the epochs that are left to train, each begun before and ended after the body of your loop.
+
+        After the body come `validate`, where it is due, and `end_epoch`, unless the body has called them. The last
+        epoch is the one in which something asks to stop.
 
         Args:
             data: The `Source` that is trained on, if it is one: it restarts, and without data no epoch begins.
@@ -224,24 +219,24 @@ class TrainingSession:
             return
         if data is not None:
             data.restart()
-        resumed = self._checkpoints.resume(data)
-        if resumed:
+        within_epoch = False
+        if self._checkpoints.resume(data):
             within_epoch = self.progress.step > 0
             self._stop.reach_limit(None if within_epoch else self._limits.reached(self.total_steps))
             if self.should_stop and not within_epoch:
                 return  # the run was over
         else:
-            self.progress.epoch, within_epoch = (
-                compat.first_epoch(self.model, self._initial_epoch, self._steps_per_epoch),
-                False,
-            )
+            self.progress.epoch = compat.first_epoch(self.model, self._initial_epoch, self._steps_per_epoch)
             if self._dry_run.sanity_validation:
                 self._validation.run_before_training(self._dry_run.sanity_validation, self._signals.raise_pending)
         epoch = self.progress.epoch
         while epoch < self._epochs and (within_epoch or data is None or data.has_more()):
             self.begin_epoch(epoch)
             if within_epoch:
-                self._resume_within_epoch()
+                self._checkpoints.restore_again()  # what this second begin of the epoch has changed
+                if self._validation.due_within_epoch():
+                    self._pauses.validate_within_epoch()
+                self._resumed_stopped = self._stop.is_final
             within_epoch = False
             yield epoch
             if self._pauses.in_epoch:
@@ -289,7 +284,7 @@ class TrainingSession:
         Returns:
             The step's logs, as tensors: reading one waits for the device.
         """
-        block = self._train_step.block_of(batch, self.step)
+        block = self._train_step().block_of(batch, self.step)
         self._checkpoints.note_batch(block)
         logs = self.train_block(block)
         assert logs is not None  # there is a batch
@@ -303,7 +298,7 @@ class TrainingSession:
         """
         self._hooks.begin(block)
         self._limits.before_block()
-        logs = self._train_step.run(block)
+        logs = self._train_step().run(block)
         if logs is not None:
             self.progress.advance(block.begin + block.done, block.done, logs)
             self._stop.request(self.model.gradient_pipeline.check_nonfinite(self.model, self.epoch, self.step))
@@ -320,7 +315,7 @@ class TrainingSession:
         if self._resumed_stopped:
             return 0
         most = self._pauses.steps_until_next(begins_epoch=step == 0)
-        size = self._hooks.block_size(step, compat.steps_per_execution(self.model), self._train_step.pace)
+        size = self._hooks.block_size(step, compat.steps_per_execution(self.model), self._train_step().pace)
         return int(min(size, most))
 
     def validates(self, epoch: int) -> bool:
@@ -345,19 +340,15 @@ class TrainingSession:
 
     def plan(self, data: Source) -> Plan:
         """What this session would do with the data, without a step."""
-        resumed, refused = self._checkpoints.peek(data)
         return make_plan(
             self.model,
             data,
             self._validation,
-            epochs=self._epochs,
-            initial_epoch=self._initial_epoch,
-            max_steps=self._limits.max_steps,
-            resumed=resumed,
-            refused=refused,
-            checkpoints=self._checkpoints.options,
-            early_stopping=self._early_stopping,
-            callbacks=self.callbacks.callbacks,
+            self._checkpoints,
+            range(self._initial_epoch, self._epochs),
+            self._limits.max_steps,
+            self._early_stopping,
+            self.callbacks.callbacks,
         )
 
     @property
@@ -386,9 +377,18 @@ class TrainingSession:
         return self._stop.reason
 
     @property
-    def history(self) -> keras.callbacks.History:
+    def history(self) -> History:
         """The losses and metrics of each epoch."""
         return next(c for c in self.callbacks.callbacks if isinstance(c, keras.callbacks.History))
+
+    def _train_step(self) -> CompiledStep:
+        """The model's compiled `train_step` of this moment: a callback may have compiled the model again."""
+        steps = compiled_steps(self.model, self._keep_random_state)
+        if steps is not self._steps:
+            self._steps = steps
+            compat.build_optimizer(self.model)
+            self.model.gradient_pipeline.prepare(self.model)
+        return steps.train
 
     def _training_logs(self) -> Logs:
         """This epoch's logs, as numbers: the metrics' results over its steps, and validation once it has run."""
@@ -397,10 +397,3 @@ class TrainingSession:
             self._hooks.refresh()
             self._epoch_logs = metric_results(self.model, self.progress.step_logs)
         return self._epoch_logs
-
-    def _resume_within_epoch(self) -> None:
-        """Continues an epoch that a checkpoint was made in; it has just begun a second time."""
-        self._checkpoints.restore_again()
-        if self._validation.due_within_epoch():
-            self._pauses.validate_within_epoch()
-        self._resumed_stopped = self._stop.is_final

@@ -53,6 +53,11 @@ class Stop:
         self._terminated = True
 
     @property
+    def is_terminated(self) -> bool:
+        """Whether SIGTERM has ended the run."""
+        return self._terminated
+
+    @property
     def at_limit(self) -> bool:
         """Whether a limit is reached."""
         return self._limit is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Union
 
 from customfit import compat
@@ -17,7 +17,7 @@ from customfit.execution import VariableSnapshot, has_workers, replicas
 from customfit.training.evaluation import Evaluation
 from customfit.training.progress import Logs, Progress
 
-Frequency = Union[int, Container[int], Every]
+Frequency = Union[int, Collection[int], Every]
 
 
 class Validation:

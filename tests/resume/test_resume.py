@@ -563,7 +563,7 @@ def test_lines_count_on(tmp_path, capsys):
 # ----------------------------------------------------------------------------------------------- beginnings, ends
 
 
-@supports("Resume", "a finished training is not trained again; more epochs go on from its end", fit="no")
+@supports("Resume", "a finished run is not trained again; more epochs continue from its end", fit="no")
 def test_a_finished_training_is_not_trained_again_and_goes_on_from_its_end(tmp_path):
     begun = []
     given = lambda epochs: {

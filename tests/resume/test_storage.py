@@ -55,7 +55,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_taken(damage, p
     newest = checkpoints(tmp_path)[-1]
     assert store.newest()[0] == newest
     damage(next(newest.glob(pattern)))
-    with pytest.warns(UserWarning, match="checkpoint-00000002 is damaged: .*goes on from the checkpoint before it"):
+    with pytest.warns(UserWarning, match="checkpoint-00000002 is damaged: .*Resuming from the checkpoint before it"):
         path, record = store.newest()
     assert (path.name, record["number"]) == ("checkpoint-00000001", 0)
     assert write(store, 2).name == "checkpoint-00000003"
@@ -78,7 +78,7 @@ def fill(folder, number, score=None, run="a"):
 def test_training_goes_on_from_the_one_before_and_ends_the_same(tmp_path):
     train(models.dropout, {**ROWS, "max_steps": 12}, tmp_path)
     flip(next(checkpoints(tmp_path)[-1].glob("variables.data*")))
-    with pytest.warns(UserWarning, match="variables.data-00000-of-00001 has another checksum than when it was written"):
+    with pytest.warns(UserWarning, match="variables.data-00000-of-00001 has a checksum mismatch"):
         taken_up = train(models.dropout, ROWS, tmp_path)
     assert_same(taken_up, train(models.dropout, ROWS))
 
@@ -350,7 +350,7 @@ def owner(**changes):
 def test_a_second_training_of_this_process_is_refused(tmp_path):
     first, second = DirectoryLock(tmp_path), DirectoryLock(tmp_path)
     first.acquire()
-    with pytest.raises(DirectoryLockedError, match="one training at a time.*used by another training of this process"):
+    with pytest.raises(DirectoryLockedError, match="one run uses at a time.*used by another run of this process"):
         second.acquire()
     first.release()
     second.acquire()
@@ -449,7 +449,7 @@ def test_of_two_who_find_a_stale_lock_one_takes_it(tmp_path):
         return reason
 
     second._why_held = judges
-    with pytest.raises(DirectoryLockedError, match="another training of this process"):
+    with pytest.raises(DirectoryLockedError, match="another run of this process"):
         second.acquire()
     first.keep()  # it is still its own
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
