@@ -73,6 +73,7 @@ from customfit.compat.randomness import (
     set_eager_random_state,
 )
 from customfit.compat.steps import build_on_replicas, compute_loss, step_state, track_loss
+from customfit.compat.types import CallbackLike, History, KerasModel
 from customfit.compat.versions import GENERATION, IS_KERAS_3, KERAS_VERSION, keras, tf
 
 __all__ = [
@@ -82,7 +83,10 @@ __all__ = [
     "KERAS_VERSION",
     "RESUMABLE_RANDOM_OPS",
     "UNRESUMABLE_RANDOM_OPS",
+    "CallbackLike",
+    "History",
     "KerasData",
+    "KerasModel",
     "TensorType",
     "apply_gradients",
     "base_optimizer_arguments",
