@@ -150,7 +150,7 @@ def validation_arguments(
         batch_size: Rows in a batch. Defaults to 32. In a dict, it holds for the sets that are not a `Source`.
         steps: Batches in a validation pass. Defaults to all.
     """
-    if isinstance(validation_data, dict) and validation_data and not are_rows(as_rows(validation_data)):
+    if isinstance(validation_data, dict) and _are_named_sets(validation_data):
         named = {}
         for name, data in validation_data.items():
             rows = None if is_source(data) else batch_size
@@ -159,6 +159,11 @@ def validation_arguments(
         return named
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
     return {"val_": dict(x=x, y=y, sample_weight=sample_weight, batch_size=batch_size, steps=steps)}
+
+
+def _are_named_sets(data: Mapping[str, Any]) -> bool:
+    """Whether a dict is sets by name, one of them `(x, y)` or no arrays at all; otherwise it is inputs by name."""
+    return bool(data) and (any(isinstance(given, tuple) for given in data.values()) or not are_rows(as_rows(data)))
 
 
 def make_validation_source(

@@ -392,8 +392,9 @@ def test_a_generator_that_ends_with_an_epoch_ends_training():
 
 
 @supports("Validation", "several named sets: `val_<name>_loss`", fit="no")
-def test_named_validation_sets():
-    sets = {"near": (X[:30], Y[:30]), "far": batches()}
+@pytest.mark.parametrize("far", [batches, lambda: (X, Y)], ids=["one is batches", "all are rows"])
+def test_named_validation_sets(far):
+    sets = {"near": (X[:30], Y[:30]), "far": far()}
     model, history = train(models.dense, "custom_fit", {"x": X, "y": Y, "validation_data": sets, "early_stopping": 2})
     for name, data in {"near": (X[:30], Y[:30]), "far": (X, Y)}.items():
         _, alone = train(models.dense, "custom_fit", {"x": X, "y": Y, "validation_data": data})
