@@ -40,7 +40,7 @@ class Theirs(keras.Model):  # type: ignore[misc]  # mypy: Keras has no types
         super().__init__()
         self.head = keras.layers.Dense(3, activation="softmax")
 
-    def call(self, inputs: tf.Tensor, training: Optional[bool] = None, mask: Any = None) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor, training: bool | None = None, mask: Any = None) -> tf.Tensor:
         """The forward pass."""
         return self.head(inputs)
 

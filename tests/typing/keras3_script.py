@@ -70,7 +70,7 @@ class Mine(Theirs, CustomTrainModel):
 class SaysWhen(keras.callbacks.Callback):  # type: ignore[misc]  # mypy: Keras has no types
     """A callback of the user's."""
 
-    def on_epoch_end(self, epoch: int, logs: Optional[dict[str, Any]] = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Prints the epoch."""
         print(epoch, logs)
 
@@ -121,7 +121,7 @@ def trains_in_every_way(directory: str) -> None:
         gradient_metrics=["grad_norm"],
         jit_compile=False,
     )
-    stops = EarlyStopping(monitor="val_loss", patience=2, min_delta=0.01)
+    stops = EarlyStopping(monitor="val_unseen_loss", patience=2, min_delta=0.01)
     model.custom_fit(
         tf.data.Dataset.from_tensor_slices((x, y)).batch(16),
         epochs=2,
