@@ -1,4 +1,4 @@
-"""`GradientHealth`: what it measures is true, it costs no parity, and it names the layers that do not do well."""
+"""`GradientHealth`: what it measures is true, it costs no parity, and it reports gradients that look problematic."""
 
 import glob
 
@@ -102,7 +102,7 @@ def test_tensorboard_gets_a_scalar_for_each_variable_and_epoch(tmp_path):
 def test_the_plot_is_an_image(tmp_path):
     pytest.importorskip("matplotlib")
     health = GradientHealth(print_fn=None)
-    with pytest.raises(ValueError, match="must be an epoch"):
+    with pytest.raises(ValueError, match="nothing to plot"):
         health.plot(tmp_path / "none.png")
     train(compiled(), "custom_fit", health, epochs=3)
     health.plot(tmp_path / "health.png")

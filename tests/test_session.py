@@ -1,5 +1,9 @@
 """`TrainingSession`: a loop of one's own keeps callbacks, progress, metrics, validation and early stopping."""
 
+import io
+import re
+import sys
+
 import numpy as np
 import pytest
 
@@ -182,7 +186,7 @@ def test_a_line_every_n_steps_over_all_epochs(how, capsys):
     else:
         getattr(model, how)(X, Y, callbacks=[LogEvery(5)], **arguments)
     lines = capsys.readouterr().out.strip().splitlines()
-    assert [line.split(":")[0] for line in lines] == ["Step 5", "Step 10"]
+    assert [line.split(":")[0] for line in lines] == ["Epoch 2, step 5", "Epoch 3, step 10"]
     assert all("loss = " in line and "accuracy = " in line for line in lines)
 
 
@@ -191,7 +195,40 @@ def test_lines_count_right_beside_a_callback_that_hears_every_step(capsys):
     model.compile("adam", "sparse_categorical_crossentropy")
     listener = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None)
     model.custom_fit(X, Y, batch_size=16, epochs=3, verbose=0, callbacks=[listener], log_every=5)
-    assert [line.split(":")[0] for line in capsys.readouterr().out.strip().splitlines()] == ["Step 5", "Step 10"]
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert [line.split(":")[0] for line in lines] == ["Epoch 2, step 5", "Epoch 3, step 10"]
+
+
+@pytest.mark.parametrize("how", ["fit", "custom_fit", "every step"])
+def test_lines_beside_a_progress_bar_have_lines_of_their_own(how, capsys):
+    """The bar is drawn in place and ends without a newline. Each of our lines begins on a new one."""
+    model = models.dense(CustomTrainModel)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    listener = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None)
+    callbacks = [LogEvery(2), *([listener] if how == "every step" else [])]
+    getattr(model, "fit" if how == "fit" else "custom_fit")(
+        X, Y, batch_size=8, epochs=2, verbose=1, callbacks=callbacks
+    )
+    lines = capsys.readouterr().out.split("\n")
+    ours = [line for line in lines if "step " in line and "Epoch " in line and " = " in line]
+    assert len(ours) == 2 * (-(-len(X) // 8)) // 2
+    assert all(re.fullmatch(r"Epoch \d, step \d+: loss = \d\.\d{4}", line) for line in ours)
+    assert not any("loss:" in line and " = " in line for line in lines)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_the_progress_bar_is_erased_before_a_line(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "20")
+    LogEvery(1).show({"loss": 0.5}, after_bar=True)
+    assert terminal.getvalue() == "\r" + " " * 19 + "\r" + "Epoch 1, step 0: loss = 0.5000\n"
+    LogEvery(1, print_fn=lambda line: None).show({"loss": 0.5}, after_bar=False)
+    assert terminal.getvalue().endswith("loss = 0.5000\n")
 
 
 @pytest.mark.parametrize("verbose", [0, 1, 2, "auto"])

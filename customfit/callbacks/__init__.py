@@ -1,9 +1,14 @@
-"""Callbacks for `fit()` and `custom_fit()` alike, one a file. Each owns what it has seen, and nothing else."""
+"""Callbacks for `fit()` and `custom_fit()` alike, one a file. Each owns what it has seen, and nothing else.
 
-from customfit.callbacks.early_stopping import EarlyStopping, make_early_stopping, score_of
+`monitoring` says which direction of a metric is better, for early stopping and for the best checkpoint. `printing` has
+lines that do not stick to a progress bar.
+"""
+
+from customfit.callbacks.early_stopping import EarlyStopping, make_early_stopping
 from customfit.callbacks.gradient_events import GradientEvents
 from customfit.callbacks.gradient_health import GradientHealth
 from customfit.callbacks.log_every import LogEvery
+from customfit.callbacks.monitoring import score_of
 from customfit.callbacks.throughput import Throughput
 
 __all__ = [

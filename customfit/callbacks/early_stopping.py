@@ -5,58 +5,47 @@ from __future__ import annotations
 import math
 import numbers
 import warnings
-from typing import Any, Callable
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable, Literal
 
-from customfit.arguments import as_count, is_count
+import numpy as np
+
+from customfit.arguments import as_count, did_you_mean, is_count
+from customfit.callbacks.monitoring import Direction, default_monitor, direction_of
 from customfit.compat import keras
-
-_LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "mape", "msle", "rmse", "crossentropy", "perplexity", "divergence")
-_HIGHER_IS_BETTER = (
-    "acc",
-    "auc",
-    "precision",
-    "recall",
-    "f1",
-    "score",
-    "iou",
-    "dice",
-    "return",
-    "reward",
-    "r2",
-    "similarity",
-)
 
 
 class EarlyStopping(keras.callbacks.Callback):
-    """Stops training when a metric has stopped improving, and brings the best weights back.
+    """Stops training when a metric has stopped improving, and restores the best weights.
 
-    A callback for `custom_fit(early_stopping=...)` and for `fit(callbacks=[...])` alike. It differs from Keras's own in
-    that the best weights are restored by default, also when all epochs ran; under `custom_fit()` also when an exception
-    or an interrupt ends training.
+    Use it as `custom_fit(early_stopping=...)` or as `fit(callbacks=[...])`. Unlike Keras's own it restores the best
+    weights by default, also if all epochs ran, and under `custom_fit()` also if an exception or an interrupt ends
+    training.
 
     Args:
-        monitor: The metric to watch. Defaults to `val_loss` where there is validation, else `loss`.
+        monitor: The metric. Defaults to `val_loss` if there is validation, else to `loss`.
         patience: Epochs without improvement after which training stops. Defaults to 0.
-        min_delta: The least change that counts as an improvement. Defaults to 0.
-        mode: `"min"`, `"max"`, or `"auto"` (default): by the metric's name.
-        baseline: A value that the metric must improve on before `patience` is reset by improvements.
+        min_delta: The smallest change that counts as an improvement. Defaults to 0.
+        mode: Whether a lower value is better (`"min"`) or a higher one (`"max"`). Defaults to `"auto"`: the metric's
+            name tells.
+        baseline: Improvements reset `patience` only if they are better than this value.
         restore_best_weights: Whether the model ends with the weights of its best epoch. Defaults to `True`.
-        start_from_epoch: Epochs at the start that are not watched. Defaults to 0.
+        start_from_epoch: Epochs at the start that do not count. Defaults to 0.
         stopping_threshold: Stops as soon as the metric is at least as good as this.
         divergence_threshold: Stops as soon as the metric is worse than this.
         check_finite: Whether to stop as soon as the metric is NaN or infinite. Defaults to `True`.
         verbose: Whether to print why training stopped. Defaults to 1.
-        print_fn: What to print with. Defaults to `print`.
+        print_fn: Prints it. Defaults to `print`.
 
     Attributes:
-        stop_reason: A sentence that says why training stopped, or `None`.
-        stopped_epoch: The epoch at which it stopped, or `None`.
+        stop_reason: Why training stopped, in words, or `None`.
+        stopped_epoch: The epoch in which it stopped, counted from 0, or `None`.
         best: The best value of the metric, or `None`.
-        best_epoch: The epoch of that value, or `None`.
-        best_step: Its step, where it came from a validation within an epoch, else `None`.
+        best_epoch: The epoch of that value, counted from 0, or `None`.
+        best_step: The step of that value, if it is from a validation within an epoch, else `None`.
 
     Raises:
-        ValueError: In the first epoch, if there is no metric of that name; at once, if an option is wrong.
+        ValueError: At once if an option is wrong. After the first epoch if the metric is not available.
 
     Example:
 
@@ -69,7 +58,7 @@ class EarlyStopping(keras.callbacks.Callback):
         monitor: str | None = None,
         patience: int = 0,
         min_delta: float = 0.0,
-        mode: str = "auto",
+        mode: Literal["auto", "min", "max"] = "auto",
         baseline: float | None = None,
         restore_best_weights: bool = True,
         start_from_epoch: int = 0,
@@ -77,7 +66,7 @@ class EarlyStopping(keras.callbacks.Callback):
         divergence_threshold: float | None = None,
         check_finite: bool = True,
         verbose: int = 1,
-        print_fn: Callable[[str], Any] = print,
+        print_fn: Callable[[str], object] = print,
     ):
         super().__init__()
         _require(monitor is None or isinstance(monitor, str), "monitor", "the name of a metric", monitor)
@@ -87,7 +76,7 @@ class EarlyStopping(keras.callbacks.Callback):
             baseline=baseline, stopping_threshold=stopping_threshold, divergence_threshold=divergence_threshold
         ).items():
             _require(value is None or _is_number(value), name, "a number", value)
-        self.monitor: Any = monitor
+        self.monitor = monitor
         self.monitor_is_default = monitor is None
         self.patience = as_count("patience", patience, 0)
         self.min_delta = abs(min_delta)
@@ -101,39 +90,44 @@ class EarlyStopping(keras.callbacks.Callback):
         self.verbose = verbose
         self.print_fn = print_fn
         if monitor is not None:
-            self._direction()  # an unclear mode is refused here, not after an epoch
+            self._direction()  # so that an unclear mode is refused now, not after an epoch
         self._reset()
 
     def _reset(self) -> None:
         self.wait = 0
         self.best: float | None = None
-        self.best_epoch: Any = None
-        self.best_weights: list | None = None
-        self.stop_reason: str | None = None
-        self.stopped_epoch: Any = None
+        self.best_epoch: int | None = None
         self.best_step: int | None = None
+        self.best_weights: list[np.ndarray] | None = None
+        self.stop_reason: str | None = None
+        self.stopped_epoch: int | None = None
         self.stopped_step: int | None = None
-        self._epoch = 0  # the current one
-        self._last_epoch: int | None = None  # that had a value
-        self._last_step: int | None = None  # of a validation within an epoch
+        self._epoch = 0  # the current epoch
+        self._last_epoch: int | None = None  # the last epoch that had a value
+        self._last_step: int | None = None  # the last validation within an epoch
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         self._reset()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         self._epoch = epoch
 
-    def on_epoch_end(self, epoch, logs=None):
-        value = self._monitored(epoch, logs or {})
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        value = self._monitored_value(logs or {})
         if value is None:
             return
         self._last_epoch = epoch
-        if self._last_step is None:  # else the epoch repeats what its last validation has found
+        if self._last_step is None:  # else these logs repeat those of the last validation
             self._update(value, epoch, None)
 
-    def on_validation_end(self, step: int, logs: dict) -> None:
-        """Hears of a validation within an epoch, of `custom_fit(validation_interval=...)`; it then counts those."""
-        if self.monitor in logs:
+    def on_validation_end(self, step: int, logs: Mapping[str, float]) -> None:
+        """Takes a validation within an epoch, of `custom_fit(validation_freq=Every(steps=...))`, in place of an epoch.
+
+        Args:
+            step: The step, counted over all epochs.
+            logs: The logs of the validation.
+        """
+        if self.monitor is not None and self.monitor in logs:
             self._last_step = step
             self._update(float(logs[self.monitor]), self._epoch, step)
 
@@ -158,54 +152,61 @@ class EarlyStopping(keras.callbacks.Callback):
         *("stop_reason", "stopped_epoch", "stopped_step", "_epoch", "_last_epoch", "_last_step"),
     )
 
-    def get_state(self) -> dict:
-        """What it remembers: what a checkpoint of `custom_fit` keeps."""
+    def get_state(self) -> dict[str, Any]:
+        """Returns the state, for a checkpoint of `custom_fit`."""
         return {name: getattr(self, name) for name in self._STATE}
 
-    def set_state(self, state: dict) -> None:
-        """Remembers what `get_state` gave."""
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restores the state.
+
+        Args:
+            state: What `get_state` returned.
+        """
         for name in self._STATE:
             setattr(self, name, state[name])
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         if self._last_epoch is None and self.monitor is not None and logs:
             warnings.warn(
-                f"Early stopping never saw {self.monitor!r}. There were: {', '.join(sorted(logs))}.", stacklevel=2
+                f"Early stopping had no effect: {self.monitor!r} was never available. Available metrics: "
+                f"{', '.join(sorted(logs))}.",
+                stacklevel=2,
             )
         if self.verbose and self.stop_reason is not None:
-            when = _when(self.stopped_epoch, self.stopped_step)
+            when = _when(self.stopped_epoch or 0, self.stopped_step)
             self.print_fn(f"{when[0].upper()}{when[1:]}: early stopping: {self.stop_reason}.")
         self.restore()
 
     def restore(self) -> None:
-        """Gives the model the weights of its best epoch, if any were kept. Calling it again changes nothing."""
-        if self.best_weights is not None:
-            self.model.set_weights(self.best_weights)
-            self.best_weights = None
-            within = self.best_step is not None
-            if self.verbose and (self.best_step != self._last_step if within else self.best_epoch != self._last_epoch):
-                what, number = ("step", self.best_step) if within else ("epoch", self.best_epoch + 1)
-                self.print_fn(f"Restored the weights of the best {what}, {number}: {self.monitor} = {self.best:.4g}.")
+        """Restores the weights of the best epoch, if there is one. Calling it again changes nothing."""
+        if self.best_weights is None or self.best_epoch is None:
+            return
+        self.model.set_weights(self.best_weights)
+        self.best_weights = None
+        if self.best_step is not None:
+            what, number, is_last = "step", self.best_step, self.best_step == self._last_step
+        else:
+            what, number, is_last = "epoch", self.best_epoch + 1, self.best_epoch == self._last_epoch
+        if self.verbose and not is_last:
+            self.print_fn(f"Restored the weights of the best {what}, {number}: {self.monitor} = {self.best:.4g}.")
 
     def _reason(self, value: float, improved: bool, first: bool) -> str | None:
-        """Why training should stop now, or `None`."""
-        seen = f"{self.monitor} = {value:.4g}"
+        """Returns why training must stop now, or `None`."""
+        now = f"{self.monitor} = {value:.4g}"
         if self.check_finite and not math.isfinite(value):
             return f"{self.monitor} = {value} is not finite"
         if self.stopping_threshold is not None and (
             value == self.stopping_threshold or self._improves(value, self.stopping_threshold, 0.0)
         ):
-            return f"{seen} has reached stopping_threshold={self.stopping_threshold:g}"
+            return f"{now} has reached stopping_threshold={self.stopping_threshold:g}"
         if self.divergence_threshold is not None and self._improves(self.divergence_threshold, value, 0.0):
-            return f"{seen} is worse than divergence_threshold={self.divergence_threshold:g}"
+            return f"{now} is worse than divergence_threshold={self.divergence_threshold:g}"
         if not improved and self.wait >= self.patience and not first:
-            best = (
-                "it has not been finite yet"
-                if self.best is None
-                else f"best {self.best:.4g} {'in' if self.best_step is None else 'at'} "
-                f"{_when(self.best_epoch, self.best_step)}"
-            )
             what = "epoch" if self._last_step is None else "validation"
+            best = "it has not been finite yet"
+            if self.best is not None and self.best_epoch is not None:
+                preposition = "in" if self.best_step is None else "at"
+                best = f"best {self.best:.4g} {preposition} {_when(self.best_epoch, self.best_step)}"
             return f"{self.monitor} has not improved for {self.wait} {what}{'s' * (self.wait > 1)} ({best})"
         return None
 
@@ -214,59 +215,36 @@ class EarlyStopping(keras.callbacks.Callback):
             return True
         return value < reference - by if self._direction() == "min" else value > reference + by
 
-    def _direction(self) -> str:
-        if self.mode != "auto":
-            return self.mode
-        name = self.monitor.lower()
-        if any(word in name for word in _LOWER_IS_BETTER):
-            return "min"
-        if any(word in name for word in _HIGHER_IS_BETTER):
-            return "max"
-        raise ValueError(
-            '`mode` must be "min" or "max" where the name of the metric does not tell; or is the name misspelt? '
-            f'Received: mode="auto", monitor={self.monitor!r}'
-        )
+    def _direction(self) -> Direction:
+        direction = direction_of(self.monitor or "") if self.mode == "auto" else self.mode
+        if direction is None:
+            raise ValueError(
+                '`mode` must be "min" or "max", because the name of the metric does not tell which is better. Is it '
+                f'spelt right? Received: mode="auto", monitor={self.monitor!r}'
+            )
+        return direction
 
-    def _monitored(self, epoch: int, logs: dict) -> float | None:
-        """The metric's value after this epoch, or `None` where the epoch was not validated (`validation_freq`)."""
+    def _monitored_value(self, logs: Mapping[str, float]) -> float | None:
+        """Returns the metric's value after an epoch, or `None` if the epoch was not validated (`validation_freq`)."""
         if self.monitor is None:
-            self.monitor = "val_loss" if "val_loss" in logs else "loss"
+            self.monitor = default_monitor(["val_"] if "val_loss" in logs else [])
         if self.monitor in logs:
             return float(logs[self.monitor])
         if self.monitor.startswith("val_") and not any(name.startswith("val_") for name in logs):
             return None
         raise ValueError(
-            f"`early_stopping` must monitor a metric that there is: {', '.join(sorted(logs))}. Received: "
-            f"monitor={self.monitor!r}"
+            f"{self.monitor!r} is not available for early stopping. Available metrics: {', '.join(sorted(logs))}."
+            f"{did_you_mean(self.monitor, logs)} Received: monitor={self.monitor!r}"
         )
 
 
-def score_of(logs: dict, stopping: keras.callbacks.Callback | None, validation: list[str]) -> float | None:
-    """How good the epoch or validation of these logs is, the lower the better: by what early stopping monitors.
+def make_early_stopping(
+    option: int | Mapping[str, Any] | keras.callbacks.Callback | None, validation: Sequence[str], verbose: int
+) -> keras.callbacks.Callback | None:
+    """Returns the callback that `custom_fit(early_stopping=option)` asks for.
 
     Args:
-        logs: Its logs.
-        stopping: The callback, or `None`: then it is the loss, that of validation where there is some.
-        validation: The prefixes of the logs of each set of validation data.
-
-    Returns:
-        A number, infinite where the metric is not finite; `None` where the logs do not have it.
-    """
-    monitor = getattr(stopping, "monitor", None) or (f"{validation[0]}loss" if validation else "loss")
-    value = logs.get(monitor)
-    if value is None or not math.isfinite(value):
-        return None if value is None else math.inf
-    mode = getattr(stopping, "mode", "auto")
-    higher = mode == "max" or (mode == "auto" and any(word in monitor.lower() for word in _HIGHER_IS_BETTER))
-    lower = mode == "auto" and any(word in monitor.lower() for word in _LOWER_IS_BETTER)
-    return -float(value) if higher and not lower else float(value)
-
-
-def make_early_stopping(option: Any, validation: list[str], verbose: int) -> keras.callbacks.Callback | None:
-    """The callback that `custom_fit(early_stopping=option)` asks for.
-
-    Args:
-        option: `None`, a patience in epochs, a dict of options of `EarlyStopping`, an `EarlyStopping`, or Keras's own.
+        option: `None`, a patience in epochs, an `EarlyStopping` or a dict of its options, or Keras's own callback.
         validation: The prefixes of the logs of each set of validation data.
         verbose: Whether an `EarlyStopping` that is made here prints.
 
@@ -274,32 +252,33 @@ def make_early_stopping(option: Any, validation: list[str], verbose: int) -> ker
         The callback, or `None`.
 
     Raises:
-        ValueError: If the option is anything else, or monitors validation that there is none of.
+        ValueError: If the option is anything else, or monitors validation and there is no validation data.
     """
     if option is None or option is False:
         return None
+    stopping: Any  # one of the two
     if is_count(option, 0):
-        stopping = EarlyStopping(patience=option, verbose=verbose)
-    elif isinstance(option, dict):
+        stopping = EarlyStopping(patience=as_count("early_stopping", option, 0), verbose=verbose)
+    elif isinstance(option, Mapping):
         try:
             stopping = EarlyStopping(**{"verbose": verbose, **option})
         except TypeError as error:
             raise ValueError(
-                f"`early_stopping` must hold options of `customfit.EarlyStopping`. Received: {option} ({error})"
+                f"`early_stopping` must hold options of `customfit.EarlyStopping`: {error}. Received: {option}"
             ) from None
     elif isinstance(option, (EarlyStopping, keras.callbacks.EarlyStopping)):
         stopping = option
     else:
         raise ValueError(
-            "`early_stopping` must be a patience in epochs, a dict of options, a `customfit.EarlyStopping` or Keras's "
-            f"own. Received: early_stopping={option!r}"
+            "`early_stopping` must be a patience in epochs, a `customfit.EarlyStopping` or Keras's own callback. "
+            f"Received: early_stopping={option!r}"
         )
     if stopping.monitor is None or getattr(stopping, "monitor_is_default", False):
-        stopping.monitor = f"{validation[0]}loss" if validation else "loss"
+        stopping.monitor = default_monitor(validation)
     if stopping.monitor.startswith("val_") and not validation:
         raise ValueError(
-            "`early_stopping` must monitor a metric of training where there is no validation data. Received: "
-            f"monitor={stopping.monitor!r}"
+            "`early_stopping` cannot monitor validation, because there is no validation data. Pass `validation_data`, "
+            f"or monitor a metric of training. Received: monitor={stopping.monitor!r}"
         )
     return stopping
 
@@ -308,10 +287,10 @@ def _when(epoch: int, step: int | None) -> str:
     return f"epoch {epoch + 1}" if step is None else f"step {step}"
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value)
 
 
-def _require(holds: bool, name: str, what: str, received: object | None) -> None:
+def _require(holds: bool, name: str, what: str, received: object) -> None:
     if not holds:
         raise ValueError(f"`{name}` must be {what}. Received: {name}={received!r}")

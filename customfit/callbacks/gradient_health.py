@@ -1,39 +1,41 @@
-"""The health of each layer's gradients: their norms, and how far each update moves the weights."""
+"""The health of each variable's gradients: their norms, and how far each update moves the weights."""
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Sequence
-from typing import Any, Callable
+from collections.abc import Mapping, Sequence
+from typing import Callable
 
 import numpy as np
 
 from customfit import compat
+from customfit.callbacks.printing import print_line, shows_progress_bar
 from customfit.compat import keras, tf
 
 
 class GradientHealth(keras.callbacks.Callback):
-    """Measures each variable's gradients in every update, and names those that do not do well.
+    """Measures each variable's gradients in every update, and reports those that look problematic.
 
-    The norms are taken on the way through the gradient pipeline, before the clip: there is no second backward pass. It
+    The norms are measured within the gradient pipeline, before the clip, without a second backward pass. The callback
     has no batch hook, so steps still run in blocks. It works under `fit()` and `custom_fit()`.
 
-    A ratio of update to weights of about 1e-3 is healthy for most models; much more is a learning rate too high, much
-    less one too low.
+    For most models, an update is about 1e-3 of the weights' norm. A ratio far above that suggests a learning rate that
+    is too high, one far below it a learning rate that is too low.
 
     Args:
-        log_dir: A folder for TensorBoard, which then has `gradient_norm/<variable>` and `update_ratio/<variable>` for
-            each epoch. Defaults to `None`.
-        vanishing: Gradients vanish in a variable if their mean norm is below this share of the median of all variables.
-            Defaults to 1e-4.
+        log_dir: A folder for TensorBoard, to which `gradient_norm/<variable>` and `update_ratio/<variable>` are written
+            for each epoch. Defaults to `None`.
+        vanishing: The gradients of a variable vanish if their mean norm is below this share of the median over all
+            variables. Defaults to 1e-4.
         exploding: They explode if it is above this many times that median. Defaults to 1e4.
-        print_fn: What prints the findings, each once; `None`: nobody. Defaults to `print`.
+        print_fn: Prints each finding once. `None` prints nothing. Defaults to `print`.
 
     Attributes:
         names: The variables.
         norms: For each epoch, the mean gradient norm of each variable over the updates.
         update_ratios: For each epoch, the mean ratio of the norm of an update to that of the weights.
-        findings: For each epoch, what is wrong by variable: "zero", "vanishing", "exploding" or "not finite".
+        findings: For each epoch, the problem by variable: "always zero", "vanishing", "exploding" or "not finite".
 
     Example:
 
@@ -44,11 +46,11 @@ class GradientHealth(keras.callbacks.Callback):
 
     def __init__(
         self,
-        log_dir: Any = None,
+        log_dir: str | os.PathLike[str] | None = None,
         *,
         vanishing: float = 1e-4,
         exploding: float = 1e4,
-        print_fn: Callable[[str], Any] | None = print,
+        print_fn: Callable[[str], object] | None = print,
     ):
         super().__init__()
         self.vanishing, self.exploding = vanishing, exploding
@@ -60,7 +62,7 @@ class GradientHealth(keras.callbacks.Callback):
         self._printed: set[tuple[str, str]] = set()
         self._writer = None if log_dir is None else _writer(log_dir)
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         pipeline = getattr(model, "gradient_pipeline", None)
         if pipeline is None:
@@ -69,14 +71,14 @@ class GradientHealth(keras.callbacks.Callback):
             )
         pipeline.measure_layers(model)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         self.model.gradient_pipeline.metrics.reset_layers()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         measured = self.model.gradient_pipeline.metrics.layer_results()
         if measured is None:
             warnings.warn(
-                "`GradientHealth` has seen no update in this epoch: the model's own `train_step` must call "
+                "`GradientHealth` has measured no update in this epoch. A `train_step` of your own must call "
                 "`self.apply_gradients`.",
                 stacklevel=2,
             )
@@ -88,7 +90,8 @@ class GradientHealth(keras.callbacks.Callback):
         self.findings.append(findings)
         for name, finding in findings.items():
             if self._print is not None and (name, finding) not in self._printed:
-                self._print(f"Epoch {epoch + 1}: the gradients of {name} are {finding}.")
+                line = f"Epoch {epoch + 1}: the gradients of {name} are {finding}."
+                print_line(line, self._print, after_bar=shows_progress_bar(self))
                 self._printed.add((name, finding))
         if self._writer is not None:
             with self._writer.as_default():
@@ -97,8 +100,8 @@ class GradientHealth(keras.callbacks.Callback):
                     tf.summary.scalar(f"update_ratio/{name}", ratio, epoch)
             self._writer.flush()
 
-    def plot(self, path: Any) -> None:
-        """Draws norms and update ratios, a line a variable over the epochs, and saves them as an image.
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Plots norms and update ratios over the epochs, a line for each variable, and saves the image.
 
         Args:
             path: The file to write, such as "health.png".
@@ -108,7 +111,7 @@ class GradientHealth(keras.callbacks.Callback):
             ValueError: If no epoch has been measured.
         """
         if not self.norms:
-            raise ValueError("There must be an epoch to plot: train with this callback first. Received: none")
+            raise ValueError("There is nothing to plot. Train for an epoch with this callback first.")
         try:
             from matplotlib.figure import Figure
         except ImportError:
@@ -126,34 +129,36 @@ class GradientHealth(keras.callbacks.Callback):
         figure.savefig(path, dpi=120)
 
 
-def diagnose(names: Sequence[str], columns: dict[str, Any], vanishing: float, exploding: float) -> dict[str, str]:
-    """What is wrong with which variable's gradients.
+def diagnose(
+    names: Sequence[str], columns: Mapping[str, np.ndarray], vanishing: float, exploding: float
+) -> dict[str, str]:
+    """Finds variables whose gradients look problematic.
 
     Args:
         names: The variables.
-        columns: For each, the mean `norm`, and the shares of updates with `zero` and `nonfinite` gradients.
-        vanishing: The least norm, as a share of the median.
-        exploding: The largest norm, as a multiple of the median.
+        columns: For each variable, the mean `norm`, and the shares of updates with `zero` and `nonfinite` gradients.
+        vanishing: The smallest healthy norm, as a share of the median.
+        exploding: The largest healthy norm, as a multiple of the median.
 
     Returns:
-        The finding by variable; none for the healthy.
+        The problem by variable; healthy ones are left out.
     """
     norms = np.asarray(columns["norm"])
-    usual = np.median(norms[norms > 0]) if (norms > 0).any() else 0.0
+    median = np.median(norms[norms > 0]) if (norms > 0).any() else 0.0
     findings = {}
     for name, norm, zero, nonfinite in zip(names, norms, columns["zero"], columns["nonfinite"]):
         if nonfinite > 0:
             findings[name] = "not finite"
         elif zero == 1:
             findings[name] = "always zero"
-        elif norm < vanishing * usual:
+        elif norm < vanishing * median:
             findings[name] = "vanishing"
-        elif norm > exploding * usual:
+        elif norm > exploding * median:
             findings[name] = "exploding"
     return findings
 
 
-def _writer(log_dir: Any) -> Any:
+def _writer(log_dir: str | os.PathLike[str]) -> tf.summary.SummaryWriter:
     if not compat.has_tensorboard():
         raise ImportError("`GradientHealth(log_dir=)` needs TensorBoard: `pip install tensorboard`.")
     return tf.summary.create_file_writer(str(log_dir))

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any, Callable
+from collections.abc import Mapping
+from typing import Callable, TypedDict, TypeVar
 
 from customfit.compat import keras, tf
-from customfit.data import Block, Fetch, count_batch_rows
+from customfit.data import Batch, BatchSpec, Block, Feed, Fetch, count_batch_rows
+
+Result = TypeVar("Result")
+
+
+class ThroughputResults(TypedDict, total=False):
+    """What `Throughput` has measured. What cannot be known under `fit()` is `None`."""
+
+    seconds: float
+    steps_per_second: float
+    samples_per_second: float | None
+    step: float
+    data: float | None
+    validation: float
+    callbacks: float
 
 
 class Throughput(keras.callbacks.Callback):
-    """Measures samples and steps a second, and prints at the end where the time went and what the bottleneck is.
+    """Measures samples and steps per second, and prints where the time went and what the bottleneck is.
 
-    Waiting for data is measured inside the graph, around each read. On a GPU it is the host that waits, while the
-    device may still be at work on what it has. Under `fit()` reading a batch cannot be told from its step: only steps a
-    second are known there.
+    The time spent waiting for data is measured inside the graph, around each read. On a GPU it is the host that waits,
+    while the device may still be busy with earlier steps. Under `fit()`, reading a batch cannot be told apart from its
+    step, so only steps per second are known.
 
     Args:
-        print_fn: What to print the line with. Defaults to `print`.
-        clock: Seconds, rising. Defaults to `time.perf_counter`.
+        print_fn: Prints the line. Defaults to `print`.
+        clock: Returns seconds. Defaults to `time.perf_counter`.
 
     Attributes:
         results: After training: `seconds`, `steps_per_second`, `samples_per_second`, and the shares of the time that
-            went into `step`, `data`, `callbacks` and `validation`. What is not known is `None`.
+            were spent on `step`, `data`, `callbacks` and `validation`. What is not known is `None`.
 
     Example:
 
@@ -33,100 +48,107 @@ class Throughput(keras.callbacks.Callback):
     bottleneck is the step.
     """
 
-    def __init__(self, print_fn: Callable[[str], Any] = print, clock: Callable[[], float] = time.perf_counter):
+    def __init__(self, print_fn: Callable[[str], object] = print, clock: Callable[[], float] = time.perf_counter):
         super().__init__()
-        self.results: dict = {}
+        self.results: ThroughputResults = {}
         self._print = print_fn
         self._clock = clock
-        self._meter: Any = None  # made by the first block of `custom_fit`
+        self._meter: _Meter | None = None  # created by the first block of `custom_fit`
         self._steps = 0
         self._begin = self._stepping = self._validating = self._waiting = 0.0
         self._block_begin = self._test_begin = 0.0
-        self._free: float | None = None  # since when nothing but the next batch has been waited for
+        self._idle_since: float | None = None  # since when the loop has only waited for the next batch
 
-    def on_train_begin(self, logs=None):
-        self._meter = self._free = None
+    def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
+        self._meter = self._idle_since = None
         self._steps = 0
         self._begin = self._clock()
         self._stepping = self._validating = self._waiting = 0.0
 
-    # -------------------------------------------------------------------------------- what `custom_fit` tells it
+    # --------------------------------------------------------------------------------- called by `custom_fit` only
 
     def before_block(self, block: Block) -> None:
-        """Before a block of steps, which is metered from here on."""
+        """Starts to measure a block of steps.
+
+        Args:
+            block: The block. Its `fetch` is replaced by one that measures.
+        """
         self._block_begin = self._clock()
-        if self._free is not None:  # the last block's callbacks are over: it was the data that took so long
-            self._waiting += self._block_begin - self._free
+        if self._idle_since is not None:
+            self._waiting += self._block_begin - self._idle_since
         self._meter = self._meter or _Meter()
         block.fetch = MeteredFetch(block.fetch, self._meter)
 
     def after_block(self, block: Block) -> None:
-        """After a block of steps, before its callbacks."""
+        """Counts a block of steps, before its callbacks are called.
+
+        Args:
+            block: The block, once it has been run.
+        """
         self._stepping += self._clock() - self._block_begin
         self._steps += block.done
 
     def after_callbacks(self) -> None:
-        """After a block's callbacks."""
-        self._free = self._clock()
+        """Notes that the callbacks of a block have been called."""
+        self._idle_since = self._clock()
 
-    # -------------------------------------------------------------------------------------- what any loop tells it
+    # --------------------------------------------------------------------------------------- called by any loop
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._free = None
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        self._idle_since = None
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         if self._meter is None:
             self._block_begin = self._clock()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         if self._meter is None:
             self._stepping += self._clock() - self._block_begin
             self._steps += int(getattr(self.model, "steps_per_execution", None) or 1)
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: Mapping[str, float] | None = None) -> None:
         self._test_begin = self._clock()
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: Mapping[str, float] | None = None) -> None:
         self._validating += self._clock() - self._test_begin
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         seconds = max(self._clock() - self._begin, 1e-9)
-        metered = self._meter is not None
-        read = float(self._meter.seconds) if metered else 0.0
-        shares = {
-            "step": (self._stepping - read) / seconds,
-            "data": (self._waiting + read) / seconds if metered else None,
-            "validation": self._validating / seconds,
-        }
-        shares["callbacks"] = 1.0 - sum(share for share in shares.values() if share is not None)
+        meter = self._meter
+        reading = 0.0 if meter is None else float(meter.seconds)
+        step = (self._stepping - reading) / seconds
+        data = None if meter is None else (self._waiting + reading) / seconds
+        validation = self._validating / seconds
         training = max(self._stepping + self._waiting, 1e-9)
         self.results = {
             "seconds": seconds,
             "steps_per_second": self._steps / training,
-            "samples_per_second": int(self._meter.rows) / training if metered else None,
-            **shares,
+            "samples_per_second": None if meter is None else int(meter.rows) / training,
+            "step": step,
+            "data": data,
+            "validation": validation,
+            "callbacks": 1.0 - step - (data or 0.0) - validation,
         }
         self._print(_line(self.results))
 
 
-def _line(results: dict) -> str:
-    known = results["data"] is not None
-    samples = f"{results['samples_per_second']:,.0f} samples/s, " if known else ""
-    data = f", {results['data']:.0%} waiting for data" if known else ""
-    line = (
-        f"Throughput: {samples}{results['steps_per_second']:,.0f} steps/s. {results['step']:.0%} step{data}, "
-        f"{results['callbacks']:.0%} callbacks, {results['validation']:.0%} validation."
+def _line(results: ThroughputResults) -> str:
+    samples, data = results["samples_per_second"], results["data"]
+    rates = f"{results['steps_per_second']:,.0f} steps/s"
+    shares = f"{results['callbacks']:.0%} callbacks, {results['validation']:.0%} validation"
+    if samples is None or data is None:
+        return f"Throughput: {rates}. {results['step']:.0%} step, {shares}."
+    bottleneck = "input pipeline" if data > results["step"] else "step"
+    return (
+        f"Throughput: {samples:,.0f} samples/s, {rates}. {results['step']:.0%} step, {data:.0%} waiting for data, "
+        f"{shares}. The bottleneck is the {bottleneck}."
     )
-    if not known:
-        return line
-    bottleneck = "input pipeline" if results["data"] > results["step"] else "step"
-    return f"{line} The bottleneck is the {bottleneck}."
 
 
 class _Meter:
-    """What has been read so far, counted in the graph."""
+    """Counts, in the graph, the rows that were read and the seconds that this took."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         with tf.device("cpu:0"):
             self.seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
             self.rows = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -134,39 +156,46 @@ class _Meter:
 
 @dataclasses.dataclass(frozen=True)
 class MeteredFetch(Fetch):
-    """A fetch that counts the rows it gives and the seconds that this takes."""
+    """A fetch that counts the rows it returns and the seconds that this takes.
+
+    Args:
+        fetch: The fetch that reads.
+        meter: What counts.
+    """
 
     fetch: Fetch
     meter: _Meter
 
-    def __call__(self, feed: Any, index: Any) -> Any:
-        """The batch of this index."""
+    def __call__(self, feed: Feed, index: int | tf.Tensor) -> Batch:
+        """Returns the batch of this index."""
         return self._timed(lambda: self.fetch(feed, index), count_batch_rows)
 
-    def get_next_as_optional(self, feed: Any) -> Any:
-        """The next batch, if there is one."""
+    def get_next_as_optional(self, feed: Feed) -> tf.experimental.Optional:
+        """Returns the next batch, if there is one."""
 
-        def rows(optional):
+        def rows(optional: tf.experimental.Optional) -> tf.Tensor:
             return tf.cond(
                 optional.has_value(), lambda: count_batch_rows(optional.get_value()), lambda: tf.constant(0, tf.int64)
             )
 
         return self._timed(lambda: self.fetch.get_next_as_optional(feed), rows)
 
-    def stack(self, feed: Any, index: Any, count: Any, head: Any) -> tuple[list, Any]:
-        """Batches one behind the other."""
+    def stack(
+        self, feed: Feed, index: tf.Tensor, count: tf.Tensor, head: tf.experimental.Optional | None
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Returns batches one behind the other."""
 
-        def rows(stacked):
-            counted = 0 if head is None else count_batch_rows(head.get_value())  # when it was looked for
+        def rows(stacked: tuple[list[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+            counted = 0 if head is None else count_batch_rows(head.get_value())  # when it was read
             return tf.reduce_sum(tf.cast(stacked[1][:, 0], tf.int64)) - counted
 
         return self._timed(lambda: self.fetch.stack(feed, index, count, head), rows)
 
-    def element_spec(self, feed: Any) -> Any:
-        """The spec of a batch."""
+    def element_spec(self, feed: Feed) -> BatchSpec:
+        """Returns the spec of a batch."""
         return self.fetch.element_spec(feed)
 
-    def _timed(self, read: Callable[[], Any], rows: Callable[[Any], tf.Tensor]) -> Any:
+    def _timed(self, read: Callable[[], Result], rows: Callable[[Result], tf.Tensor]) -> Result:
         begin = tf.timestamp()
         with tf.control_dependencies([begin]):
             data = read()

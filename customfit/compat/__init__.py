@@ -9,7 +9,13 @@ The room owns no state. It reads and restores what Keras and TensorFlow keep out
 (`fit`), attributes of callbacks (`callbacks`), the states of random generators (`randomness`).
 """
 
-from customfit.compat.callbacks import callback_state, has_idle_batch_hooks, has_tensorboard, set_callback_state
+from customfit.compat.callbacks import (
+    callback_state,
+    calls_batch_hooks,
+    has_idle_batch_hooks,
+    has_tensorboard,
+    set_callback_state,
+)
 from customfit.compat.data import (
     KerasData,
     cardinality,
@@ -95,6 +101,7 @@ __all__ = [
     "build_on_replicas",
     "build_optimizer",
     "callback_state",
+    "calls_batch_hooks",
     "cardinality",
     "compile_options",
     "compiled_trainable_state",

@@ -40,6 +40,16 @@ def has_idle_batch_hooks(callback: keras.callbacks.Callback, phase: str) -> bool
     return getattr(callback, "save_freq", None) == "epoch"
 
 
+def calls_batch_hooks(callbacks: keras.callbacks.CallbackList, phase: str) -> bool:
+    """Whether a `CallbackList` calls batch hooks at all. Keras 2 decides it when the list is made, by its callbacks.
+
+    Args:
+        callbacks: The list.
+        phase: "train" or "test".
+    """
+    return getattr(callbacks, f"_should_call_{phase}_batch_hooks", True)
+
+
 def callback_state(callback: keras.callbacks.Callback) -> dict[str, Any] | None:
     """Returns what one of Keras's own callbacks remembers, or `None` if it remembers nothing."""
     for kind, names in _STATE_ATTRIBUTES.items():

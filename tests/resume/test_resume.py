@@ -557,7 +557,8 @@ def test_lines_count_on(tmp_path, capsys):
     given = lambda steps: {**ROWS, "log_every": 4, "max_steps": steps}
     train(models.dense, given(7), tmp_path)
     train(models.dense, given(13), tmp_path)
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["Step 4", "Step 8", "Step 12"]
+    lines = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["Epoch 1, step 4", "Epoch 2, step 8", "Epoch 3, step 12"]
 
 
 # ----------------------------------------------------------------------------------------------- beginnings, ends
