@@ -36,9 +36,11 @@ from customfit.compat.fit import (
     evaluation_result,
     finalize_weights,
     first_epoch,
+    fit_patched_by,
     pythonify_logs,
     reset_test_counter,
     resolve_verbose,
+    show_train_graph,
     start_training,
 )
 from customfit.compat.models import (
@@ -78,7 +80,7 @@ from customfit.compat.randomness import (
     replaced_random_ops,
     set_eager_random_state,
 )
-from customfit.compat.steps import build_on_replicas, compute_loss, step_state, track_loss
+from customfit.compat.steps import autographed, build_on_replicas, compute_loss, step_state, track_loss
 from customfit.compat.types import CallbackLike, History, KerasModel
 from customfit.compat.versions import GENERATION, IS_KERAS_3, KERAS_VERSION, keras, tf
 
@@ -95,6 +97,7 @@ __all__ = [
     "KerasModel",
     "TensorType",
     "apply_gradients",
+    "autographed",
     "base_optimizer_arguments",
     "batch_end_step",
     "batch_logs",
@@ -115,6 +118,7 @@ __all__ = [
     "evaluation_result",
     "finalize_weights",
     "first_epoch",
+    "fit_patched_by",
     "fit_casts_tensors",
     "free_memory",
     "functional_class",
@@ -141,6 +145,7 @@ __all__ = [
     "replaced_random_ops",
     "reset_test_counter",
     "resolve_verbose",
+    "show_train_graph",
     "save_model",
     "set_callback_state",
     "set_eager_random_state",

@@ -89,6 +89,19 @@ def compiled_trainable_state(model: keras.Model) -> contextlib.AbstractContextMa
 AS_FIT_EVALUATES = {"_use_cached_eval_dataset": True}
 
 
+def fit_patched_by() -> str | None:
+    """Returns the package that has replaced `keras.Model.fit`, as tools do that log automatically, or `None`."""
+    fit = keras.Model.fit
+    package = str(getattr(fit, "__globals__", {}).get("__name__", "keras")).partition(".")[0]
+    return None if package in ("keras", "tf_keras") else package
+
+
+def show_train_graph(model: keras.Model, function: Any) -> None:
+    """Sets the graph function that Keras 2's TensorBoard writes the training graph of."""
+    if not IS_KERAS_3:
+        model.train_tf_function = function
+
+
 def reset_test_counter(model: keras.Model) -> None:
     """Resets the model's counter of test steps, where it has one."""
     if not IS_KERAS_3:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from typing import Any, Callable, Protocol
 
@@ -43,7 +44,10 @@ class CompiledStep:
     """
 
     def __init__(self, model: TrainableModel, name: StepName, randomness: ResumableRandomOps | None = None):
-        step = getattr(model, name)
+        # AutoGraph is off in all of our functions, and on in the model's own step where it is under `fit`.
+        autographed = functools.partial(compat.autographed, jit_compile=compat.jit_compile(model))
+        self.eager = bool(model.run_eagerly)
+        step = getattr(model, name) if self.eager else autographed(getattr(model, name))
         strategy = model.distribute_strategy
 
         def counted_step(data: Batch) -> Logs:
@@ -64,14 +68,15 @@ class CompiledStep:
         self._scope = contextlib.nullcontext if self._replicas_ready else strategy.scope
         self._build: Callable[[Batch], Any] = lambda batch: run_step(strategy, step, batch)
         self.pace = FixedPace(compat.steps_per_execution(model)) if has_workers(strategy) else Pace()
-        self.eager = bool(model.run_eagerly)
         self._blocks: BlockRunner
         if self.eager:
             self._blocks = EagerBlocks(counted_step)
             return
-        graph_step = LoopStep(
-            tf.function(counted_step, reduce_retracing=True, autograph=False), results=model.results_of(name)
-        )
+        results = model.results_of(name)
+        function = tf.function(counted_step, reduce_retracing=True, autograph=False)
+        if name == "train_step":
+            compat.show_train_graph(model, function)
+        graph_step = LoopStep(function, results=None if results is None else autographed(results))
         self._blocks = GraphBlocks(graph_step)
         if compat.jit_compile(model):
             self._blocks = XlaBlocks(graph_step, fallback=self._blocks if model.jit_compile_is_auto else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -342,6 +343,7 @@ class Fitting(compat.KerasModel):
 
     def _explicitly(self, use: Callable[[TrainingSession, Source], Any], arguments: dict[str, Any]) -> Any:
         """Uses a session and data made of arguments, after a class that overrides `fit` has seen those of `fit`."""
+        _warn_of_patched_fit(arguments["callbacks"])
         override = override_of(self, "fit", Fitting)
         if override is None:
             return use(*open_session(self, arguments))
@@ -356,6 +358,29 @@ class Fitting(compat.KerasModel):
 
         passed = {name: value for name, value in arguments.items() if name in theirs and name not in ours}
         return call_through(self, "fit", override, passed, run)
+
+
+# What logs automatically by replacing `keras.Model.fit`, and the callback that does the same.
+_LOGGING_CALLBACKS = {
+    "mlflow": "mlflow.tensorflow.MlflowCallback()",
+    "comet_ml": "experiment.get_callback('keras')",
+}
+
+
+def _warn_of_patched_fit(callbacks: Callbacks) -> None:
+    """Warns that automatic logging, which replaces `keras.Model.fit`, does not see the explicit loop."""
+    package = compat.fit_patched_by()
+    if package is None:
+        return
+    callback = _LOGGING_CALLBACKS.get(package, f"the callback of {package}")
+    given = callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else listed(callbacks)
+    if any(type(each).__module__.partition(".")[0] == package for each in given):
+        return
+    warnings.warn(
+        f"{package} has replaced `keras.Model.fit` to log automatically. `custom_fit` does not call it, so nothing is "
+        f"logged. Pass the callback instead: callbacks=[{callback}].",
+        stacklevel=4,
+    )
 
 
 class _Planned(BaseException):

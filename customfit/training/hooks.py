@@ -146,9 +146,10 @@ class BatchHooks:
                 bound = not self._names.isdisjoint(vars(callback))
                 idle = not bound and compat.has_idle_batch_hooks(callback, self._phase)
                 (self._idle if idle else listeners).append(callback)
-        self._every_step = bool(listeners) and compat.calls_batch_hooks(self._callbacks, self._phase)
-        if self._every_step:
-            self._idle = []  # the list calls them
+        called = compat.calls_batch_hooks(self._callbacks, self._phase)
+        self._every_step = bool(listeners) and called
+        if self._every_step or not called:
+            self._idle = []  # the list calls them, or nobody does
 
 
 def has_hook(callback: keras.callbacks.Callback, hooks: Iterable[str]) -> bool:

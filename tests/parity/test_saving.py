@@ -56,7 +56,7 @@ def test_weights(kind, tmp_path):
     assert_equal(train_on(other), train_on(model))
 
 
-@supports("Saving", "`.keras`, `load_model`, then training goes on: functional, subclassed, Sequential")
+@supports("Saving", "`.keras`, `load_model`, then training continues: functional, subclassed, Sequential")
 @pytest.mark.parametrize(
     "options", [{"clipnorm": 0.1}, {"loss_weights": None, "weighted_metrics": ["accuracy"]}], ids=str
 )
@@ -178,7 +178,7 @@ def test_from_model_gives_the_class_that_it_is_called_on():
 
 
 def test_from_model_refuses_what_it_cannot_share():
-    with pytest.raises(TypeError, match=r"`class Subclassed\(CustomTrainMixin, keras.Model\)`. Received: a Subclassed"):
+    with pytest.raises(TypeError, match=r"`class Mine\(Subclassed, CustomTrainModel\)`. Received: a Subclassed"):
         CustomTrainModel.from_model(models.subclassed(keras.Model))
     with pytest.raises(ValueError, match="must be built"):
         CustomTrainModel.from_model(keras.Sequential([keras.layers.Dense(3)]))

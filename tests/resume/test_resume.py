@@ -222,7 +222,7 @@ def test_a_shuffled_dataset_whose_end_has_been_read_ahead(cut, tmp_path):
 @slow
 def test_a_dataset_with_a_state_of_its_own_says_what_it_costs(tmp_path):
     train(models.dense, lambda: {**dataset(noisy=True)(), "max_steps": 8}, tmp_path)
-    with pytest.warns(UserWarning, match="cannot be taken up where it was: 3 batches are read again"):
+    with pytest.warns(UserWarning, match="position of the data cannot be restored: 3 batches are read again"):
         train(models.dense, dataset(noisy=True), tmp_path)
 
 
@@ -626,12 +626,12 @@ def test_resume_true_and_false(tmp_path):
 
 
 def test_an_own_loop_goes_on_at_its_epoch_and_step(tmp_path):
-    def loop(stop_after=None, checkpoints=None):
+    def loop(stop_after=None, checkpoint=None):
         keras.backend.clear_session()
         keras.utils.set_random_seed(SEED)
         model = models.dropout(CustomTrainModel)
         model.compile("adam", "sparse_categorical_crossentropy")
-        with TrainingSession(model, epochs=3, verbose=0, checkpoints=checkpoints, max_steps=stop_after) as session:
+        with TrainingSession(model, epochs=3, verbose=0, checkpoint=checkpoint, max_steps=stop_after) as session:
             for _epoch in session.epochs():
                 for begin in range(16 * session.step, 64, 16):
                     session.train_on((X[begin : begin + 16], Y[begin : begin + 16]))
@@ -639,8 +639,8 @@ def test_an_own_loop_goes_on_at_its_epoch_and_step(tmp_path):
                         break
         return model, session.history
 
-    loop(stop_after=6, checkpoints=tmp_path)
-    assert_same(loop(checkpoints=tmp_path), loop())
+    loop(stop_after=6, checkpoint=tmp_path)
+    assert_same(loop(checkpoint=tmp_path), loop())
 
 
 # ---------------------------------------------------------------------------------------------------------- refusals
