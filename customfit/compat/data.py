@@ -63,6 +63,8 @@ class KerasData(NamedTuple):
         unused_first: Whether each run begins with an iterator that is never read.
         renews_at_end: Whether a new iterator is made as soon as all batches of a known number have been read, even if
             no epoch follows.
+        wraps_epochs: Whether the iterator of an epoch is made before `on_epoch_begin` of the callbacks, and the data's
+            `on_epoch_end` is called after theirs, and not after the epoch in which training was stopped.
         on_run_begin: To call when a run begins.
         on_epoch_begin: To call when an epoch begins.
         on_epoch_end: To call when an epoch ends.
@@ -77,6 +79,7 @@ class KerasData(NamedTuple):
     ends_training: bool
     unused_first: bool
     renews_at_end: bool
+    wraps_epochs: bool
     on_run_begin: Callable[[], None]
     on_epoch_begin: Callable[[], None]
     on_epoch_end: Callable[[], None]
@@ -138,6 +141,7 @@ def _keras_3_data(steps_per_execution: int, **options: Any) -> KerasData:
         ends_training=False,
         unused_first=False,
         renews_at_end=renews,
+        wraps_epochs=False,
         on_run_begin=adapter.on_epoch_end if renews else _nothing,
         on_epoch_begin=getattr(adapter, "on_epoch_begin", _nothing),
         on_epoch_end=adapter.on_epoch_end,
@@ -164,6 +168,7 @@ def _keras_2_data(**options: Any) -> KerasData:
         ends_training=True,
         unused_first=recreates,
         renews_at_end=False,
+        wraps_epochs=True,
         on_run_begin=_nothing,
         on_epoch_begin=_nothing,
         on_epoch_end=adapter.on_epoch_end,

@@ -178,7 +178,8 @@ def make_validation_source(
         steps: Batches in a pass. Defaults to all.
         **options: `batch_size`, the model and workers, as for `make_source`.
     """
-    return make_source(x, y, sample_weight, steps_per_epoch=steps, names=VALIDATION, **options)
+    continues = steps is not None and compat.validation_continues()
+    return make_source(x, y, sample_weight, steps_per_epoch=steps, names=VALIDATION, continues=continues, **options)
 
 
 def default_batch_size(validation_data: Any, given: int | None, of_training: int | None) -> int | None:
