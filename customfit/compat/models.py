@@ -78,7 +78,9 @@ def steps_per_execution(model: keras.Model) -> int:
     """Returns the model's `steps_per_execution`, which has been a public property of Keras 2 only since 2.15."""
     public = IS_KERAS_3 or hasattr(keras.Model, "steps_per_execution")
     value: Any = model.steps_per_execution if public else model._steps_per_execution
-    return 1 if value is None else int(value)
+    if value is None:
+        return 1
+    return int(value.numpy() if isinstance(value, tf.Variable) else value)  # a mirrored variable is no number itself
 
 
 def jit_compile(model: keras.Model) -> bool:

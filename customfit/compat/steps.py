@@ -1,16 +1,54 @@
 """What a step does in one generation of Keras and not in another: the loss, its metric, and the state it changes.
 
 Keras 2 adds a batch's loss to the metric "loss" inside `compute_loss`; Keras 3 expects the step to do so, with a weight
-that has changed from release to release. On several replicas, Keras 3 needs its variables before the first step.
+that has changed from release to release. On several replicas, Keras 3 needs its variables before the first step. Under
+`fit` of Keras 2, AutoGraph converts Python control flow that depends on tensors; Keras 3 turns it off.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
 import inspect
-from typing import Any
+from typing import Any, Callable, TypeVar
 
 from customfit.compat.models import tf_variable
 from customfit.compat.versions import IS_KERAS_3, KERAS_VERSION, keras, tf
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def autographed(function: Function, jit_compile: bool = False) -> Function:
+    """Returns a function in which AutoGraph converts what it converts under `fit` of this generation.
+
+    In Keras 2 that is the `call` of subclassed layers and models, losses and metrics: Keras converts each of them as it
+    calls it, if AutoGraph is enabled. A step is run as it is, with two exceptions, in which it is converted with all
+    that it calls: a step of the user's that is compiled with XLA; and any step where TensorFlow mistakes Keras for code
+    of the user's, as 2.16 does with `tf_keras`. In Keras 3 nothing is converted.
+
+    Args:
+        function: A step of a model, or a part of one.
+        jit_compile: Whether it is compiled with XLA.
+    """
+    if IS_KERAS_3:
+        return function
+    context = importlib.import_module("tensorflow.python.autograph.core.ag_ctx")
+    enabled = context.ControlStatusCtx(status=context.Status.ENABLED)
+    is_ours = function.__module__.partition(".")[0] == __name__.partition(".")[0]
+    if (jit_compile and not is_ours) or not _leaves_keras_unconverted():
+        return tf.__internal__.autograph.tf_convert(function, enabled)
+
+    @functools.wraps(function)
+    def with_autograph_enabled(*args: Any) -> Any:
+        with enabled:
+            return function(*args)
+
+    return with_autograph_enabled  # type: ignore[return-value]
+
+
+def _leaves_keras_unconverted() -> bool:
+    conversion = importlib.import_module("tensorflow.python.autograph.impl.conversion")
+    return conversion.is_allowlisted(keras.Model.train_step)
 
 
 def compute_loss(
