@@ -55,7 +55,7 @@ def test_the_output_layers_of_a_model_in_a_model_are_its_own_and_not_all_of_it()
     assert names(output_layers(keras.Sequential([keras.Input((3,)), Dense(3), inner]))) == ["last"]
 
 
-def test_of_a_subclassed_model_no_output_layer_is_known():
+def test_the_output_layers_of_a_subclassed_model_are_unknown():
     model = Subclassed()
     model(tf.zeros((1, 6)))
     assert output_layers(model) == []
@@ -122,7 +122,7 @@ def test_in_a_subclassed_model_names_of_attributes_count_and_none_is_excluded_by
         assert far == any(word in name for word in free), moved
 
 
-def test_an_unknown_name_is_refused_with_what_there_is():
+def test_an_unknown_name_is_refused_with_the_names_that_exist():
     clip = Clip.from_options(adaptive_clip=AdaptiveClip(0.1, exclude=["third"]))
     with pytest.raises(
         ValueError, match=r"`AdaptiveClip\(exclude=\)` must name layers of the model.*first.*second"

@@ -108,7 +108,7 @@ def test_eager_can_be_switched_on_between_calls(switch):
     assert eager == [True] * 3
 
 
-def test_logs_stay_on_the_device_until_someone_looks():
+def test_logs_stay_on_the_device_until_they_are_needed():
     """No step's logs are turned into numbers while no callback has a batch hook and no progress bar is shown."""
     from customfit import compat
 
@@ -160,7 +160,7 @@ def idle_callbacks(folder):
 
 
 @pytest.mark.parametrize("name", ["none", "ModelCheckpoint", "BackupAndRestore", "TensorBoard", "EarlyStopping"])
-def test_callbacks_that_look_at_no_step_leave_blocks_long(name, tmp_path):
+def test_blocks_stay_long_beside_callbacks_without_batch_hooks(name, tmp_path):
     sizes = block_sizes(compiled_model(), idle_callbacks(tmp_path)[name])
     assert sum(sizes) == 20 * 48
     assert max(sizes) > 4
@@ -168,7 +168,7 @@ def test_callbacks_that_look_at_no_step_leave_blocks_long(name, tmp_path):
 
 @pytest.mark.parametrize("steps_per_execution", [1, 3])
 @pytest.mark.parametrize("name", ["lambda", "TerminateOnNaN", "ModelCheckpoint", "TensorBoard"])
-def test_a_callback_that_looks_has_steps_come_by_steps_per_execution(name, steps_per_execution, tmp_path):
+def test_a_callback_with_a_batch_hook_gets_steps_by_steps_per_execution(name, steps_per_execution, tmp_path):
     callback = {
         "lambda": keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None),
         "TerminateOnNaN": keras.callbacks.TerminateOnNaN(),
@@ -234,7 +234,7 @@ def test_an_error_in_a_generator_surfaces_at_its_step():
 
 
 @pytest.mark.parametrize("data", ["arrays", "dataset"])
-def test_logs_whose_shape_nobody_knows_before_the_step(data):
+def test_logs_of_unknown_shape(data):
     class Measures(CustomTrainModel):
         def train_step(self, data):
             logs = super().train_step(data)

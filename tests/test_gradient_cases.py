@@ -51,7 +51,7 @@ def test_what_an_exception_left_of_a_window_is_not_in_the_next_training(how):
     assert_same(ours, theirs)
 
 
-def test_train_on_batch_heeds_the_policy():
+def test_train_on_batch_follows_the_policy():
     ours, theirs = compiled(nonfinite="raise"), compiled()
     with pytest.raises(NonFiniteError):
         ours.train_on_batch(ALL_BAD[:16], Y[:16])

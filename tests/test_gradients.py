@@ -259,10 +259,10 @@ def test_stop_ends_training_with_the_last_good_weights(how):
     assert_same(ours, theirs)
     assert len(history.epoch) == 1
     if how == "custom_fit":
-        assert "step 2 of epoch 0" in history.stop_reason
+        assert "step 3 of epoch 1" in history.stop_reason
 
 
-def test_training_can_go_on_after_a_bad_step_was_raised():
+def test_training_can_continue_after_a_bad_step_was_raised():
     ours, theirs = compiled(nonfinite="raise"), compiled()
     with pytest.raises(NonFiniteError):
         train(ours, "custom_fit", with_bad_rows(0))
@@ -280,7 +280,7 @@ def test_a_bad_micro_batch_does_not_cost_the_others_of_its_update():
     assert_close(ours, theirs)
 
 
-def test_what_is_no_policy_is_refused():
+def test_an_unknown_policy_is_refused():
     with pytest.raises(ValueError, match='`nonfinite` must be None, "skip", "raise", "stop" or a `NonFinite`') as error:
         compiled(nonfinite="ignore")
     assert str(error.value).endswith("Received: nonfinite='ignore'")
@@ -420,7 +420,7 @@ def test_gradient_metrics_are_in_the_logs_and_say_what_happened(how):
     assert not any(name.startswith("val_") and name[4:] in names for name in history)
 
 
-def test_gradient_metrics_start_anew_each_epoch_and_change_no_number():
+def test_gradient_metrics_are_reset_each_epoch_and_change_no_number():
     model = compiled(optimizer=keras.optimizers.SGD(0.0), gradient_metrics=["grad_norm"])
     norms = train(model, "custom_fit", epochs=3).history["grad_norm"]
     assert norms[0] == norms[1] == norms[2] > 0

@@ -239,7 +239,7 @@ def test_a_variable_in_two_groups_is_named_with_both():
         train(model)
 
 
-def test_a_group_of_an_unknown_name_is_refused_with_what_there_is():
+def test_a_group_of_an_unknown_name_is_refused_with_the_names_that_exist():
     model = make()
     model.compile({"encoder": "sgd", "tail": "sgd"}, "mse")
     with pytest.raises(ValueError, match="must name layers of the model: dense, embedding, encoder.*head.*'tail'"):
@@ -359,7 +359,7 @@ def grouped(kind="layers"):
 
 
 @pytest.mark.parametrize("kind", GROUPINGS)
-def test_a_saved_model_goes_on_to_the_bit(kind, tmp_path):
+def test_a_saved_model_continues_to_the_bit(kind, tmp_path):
     model = grouped(kind)
     train(model)
     model.save(tmp_path / "model.keras", **SAVE)

@@ -211,7 +211,7 @@ def test_epochs_without_validation_are_not_counted():
     assert stopped == [False, False, False, True, True, True]
 
 
-def test_a_metric_that_was_never_there_is_warned_of():
+def test_a_metric_that_was_never_available_is_warned_of():
     stopping = quiet("val_loss")
     stopping.set_model(FakeModel())
     stopping.on_train_begin()
@@ -327,7 +327,7 @@ def test_a_wrong_option_is_refused_by_name(name, value):
     assert str(error.value).endswith(f"Received: {name}={value!r}")
 
 
-def test_mode_auto_knows_the_direction_of_usual_names():
+def test_mode_auto_infers_the_direction_from_usual_names():
     """By what it does: after 1 comes 2, and the better one is the best."""
     higher = ["accuracy", "val_acc", "auc", "val_precision_1", "recall", "f1_score", "r2_score", "cosine_similarity"]
     lower = ["loss", "val_loss", "mean_absolute_error", "val_mse", "mae", "categorical_crossentropy", "kl_divergence"]
@@ -395,7 +395,7 @@ def test_the_default_monitor_is_val_loss_only_with_validation(option, validates,
     assert make_early_stopping(option, validates, 1).monitor == monitor
 
 
-def test_the_default_monitor_of_an_object_is_chosen_anew_for_each_run():
+def test_the_default_monitor_of_an_object_is_chosen_for_each_run():
     stopping = EarlyStopping(patience=2)
     monitors = [make_early_stopping(stopping, validates, 1).monitor for validates in (False, ["val_"], False)]
     assert monitors == ["loss", "val_loss", "loss"]
@@ -625,6 +625,6 @@ def test_epochs_without_validation_do_not_use_up_patience():
         assert len(history.history["val_loss"]) == 2
 
 
-def test_early_stopping_starts_afresh_in_a_second_custom_fit():
+def test_early_stopping_starts_over_in_a_second_custom_fit():
     stopping, model = quiet("loss", patience=1), standing_still()
     assert [custom_fit(model, early_stopping=stopping).epoch for _ in range(2)] == [[0, 1], [0, 1]]

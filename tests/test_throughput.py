@@ -93,7 +93,7 @@ def test_where_the_time_went(read, bottleneck):
     assert said[0].endswith(f"The bottleneck is the {bottleneck}.")
 
 
-def test_under_fit_it_knows_steps_only():
+def test_under_fit_only_steps_are_measured():
     said = []
     throughput = Throughput(print_fn=said.append)
     compiled(models.dense, keras.Model).fit(X, Y, batch_size=16, verbose=0, callbacks=[throughput])

@@ -13,9 +13,9 @@ from customfit.compat import keras
 class LogEvery(keras.callbacks.Callback):
     """Prints "Epoch 2, step 100: loss = 0.1234" every `steps` steps.
 
-    Steps are counted over all epochs, as by `Every(steps=)` and `max_steps`. The values are those that Keras's progress
-    bar shows: for the loss and for metrics that average, the mean over the steps of the epoch so far, not the value of
-    the last step. Metrics of your own show their `result()`.
+    Epochs are counted from 1, and steps over all epochs, as by `Every(steps=)` and `max_steps`. The values are the logs
+    that callbacks get: for the loss and for metrics that average, the mean over the steps of the epoch so far, not the
+    value of that step. A metric of your own shows its `result()`, and a log of your own `train_step` what it returned.
 
     Under `custom_fit()` the steps between two lines cost nothing: their logs are not read from the device.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, Protocol, Union
 
 from customfit.compat import keras, tf
+from customfit.data import Batch
 
 if TYPE_CHECKING:
     from typing_extensions import TypeGuard
@@ -108,10 +109,10 @@ class TrainableModel(Protocol):
     def __call__(self, inputs: Any, training: bool = ...) -> Any:
         """Runs the forward pass."""
 
-    def train_step(self, data: Any) -> Logs:
+    def train_step(self, data: Batch) -> Logs:
         """Trains on a batch."""
 
-    def test_step(self, data: Any) -> Logs:
+    def test_step(self, data: Batch) -> Logs:
         """Evaluates a batch."""
 
     def get_metrics_result(self) -> Logs:
