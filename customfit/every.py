@@ -49,6 +49,11 @@ class Every:
             checked = as_seconds("seconds", value) if name == "seconds" else as_count(name, value)
             object.__setattr__(self, name, checked)
 
+    @property
+    def in_seconds(self) -> float | None:
+        """The seconds as a number, or `None`."""
+        return None if self.seconds is None else as_seconds("seconds", self.seconds)
+
     def __str__(self) -> str:
         ((name, value),) = ((name, value) for name, value in dataclasses.asdict(self).items() if value is not None)
         return f"Every({name}={value:g})" if name == "seconds" else f"Every({name}={value})"

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Literal
 
 from customfit import compat
 from customfit.checkpoint.checkpoints import Checkpoints
@@ -40,10 +40,11 @@ class Checkpointer:
         self,
         checkpoints: Checkpoints,
         *,
-        on_moment: Callable[[str], None] = lambda moment: None,
+        on_moment: Callable[[Literal["writing", "pruning"]], None] = lambda moment: None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.every = checkpoints.every
+        self._seconds = checkpoints.every.in_seconds
         self._resume = checkpoints.resume
         self._on_error = checkpoints.on_error
         self._store = CheckpointStore(checkpoints.directory, checkpoints.keep)
@@ -176,15 +177,15 @@ class Checkpointer:
 
     def due_after_block(self, total_steps: int) -> bool:
         """Whether a checkpoint is due within an epoch."""
-        if self.every.seconds is not None:
-            return self._clock() - self._saved_at >= self.every.seconds
+        if self._seconds is not None:
+            return self._clock() - self._saved_at >= self._seconds
         return self.every.steps is not None and total_steps % self.every.steps == 0
 
     def due_after_epoch(self, epochs: int) -> bool:
         """Whether a checkpoint is due after so many epochs."""
         if self.every.epochs is not None:
             return epochs % self.every.epochs == 0
-        return self.every.seconds is not None and self._clock() - self._saved_at >= self.every.seconds
+        return self._seconds is not None and self._clock() - self._saved_at >= self._seconds
 
     def record_score(self, score: float | None) -> None:
         """Records how good the model is, by which the checkpoints from now on may be the best.

@@ -14,7 +14,7 @@ import numpy as np
 from customfit import compat
 from customfit.compat import keras, tf
 from customfit.data.rows import gather, map_leaves, row_spec, to_tensor
-from customfit.data.source import Fetch
+from customfit.data.source import Batch, BatchSpec, Feed, Fetch
 
 CHUNK_BYTES = 2**25
 CHECKED_ROWS = 10_000
@@ -28,7 +28,7 @@ class Gather(Fetch):
     batch_size: int
     ragged: bool  # whether the last batch is smaller: then the batch size is not in the static shape, as in `fit`
 
-    def __call__(self, feed: Any, index: Any) -> Any:
+    def __call__(self, feed: Feed, index: int | tf.Tensor) -> Batch:
         """The rows of one batch."""
         arrays, order = feed
         begin = tf.cast(index, tf.int64) * self.batch_size
@@ -37,11 +37,11 @@ class Gather(Fetch):
             rows = tf.ensure_shape(rows, [self.batch_size])
         return map_leaves(lambda array: gather(array, rows), arrays)
 
-    def element_spec(self, feed: Any) -> Any:
+    def element_spec(self, feed: Feed) -> BatchSpec:
         """The spec of a batch."""
         return map_leaves(row_spec, feed[0])
 
-    def stack(self, feed: Any, index: Any, count: Any, head: None) -> tuple[list, Any]:
+    def stack(self, feed: Feed, index: tf.Tensor, count: tf.Tensor, head: None) -> tuple[list[tf.Tensor], tf.Tensor]:
         """The rows of `count` batches, gathered at once."""
         del head
         arrays, order = feed
@@ -60,13 +60,13 @@ class ResidentRows:
         batch_size: Rows in a batch.
     """
 
-    def __init__(self, arrays: Any, batch_size: int):
+    def __init__(self, arrays: Batch, batch_size: int):
         self.fetch = Gather(batch_size, ragged=_rows(arrays) % batch_size != 0)
         self._arrays = map_leaves(to_tensor, arrays)
         self._order: Any = None
 
     @property
-    def element_spec(self) -> Any:
+    def element_spec(self) -> BatchSpec:
         """The spec of a batch."""
         return map_leaves(lambda array: batch_spec(row_spec(array), self.fetch), self._arrays)
 
@@ -90,7 +90,7 @@ class Slice(Fetch):
     batch_size: int
     ragged: bool
 
-    def __call__(self, feed: Any, index: Any) -> Any:
+    def __call__(self, feed: Feed, index: int | tf.Tensor) -> Batch:
         """The rows of one batch."""
         arrays, end = feed
         begin = index * self.batch_size
@@ -100,11 +100,11 @@ class Slice(Fetch):
             return batch
         return map_leaves(lambda leaf: tf.ensure_shape(leaf, [self.batch_size, *leaf.shape[1:]]), batch)
 
-    def element_spec(self, feed: Any) -> Any:
+    def element_spec(self, feed: Feed) -> BatchSpec:
         """The spec of a batch."""
         return map_leaves(row_spec, feed[0])
 
-    def stack(self, feed: Any, index: Any, count: Any, head: None) -> tuple[list, Any]:
+    def stack(self, feed: Feed, index: tf.Tensor, count: tf.Tensor, head: None) -> tuple[list[tf.Tensor], tf.Tensor]:
         """The rows of `count` batches."""
         del head
         arrays, end = feed
@@ -124,7 +124,7 @@ class StreamedRows:
         chunk_bytes: About how much to bring to the device at a time. Two chunks are there at once.
     """
 
-    def __init__(self, arrays: Any, batch_size: int, chunk_bytes: int = CHUNK_BYTES):
+    def __init__(self, arrays: Batch, batch_size: int, chunk_bytes: int = CHUNK_BYTES):
         self.fetch = Slice(batch_size, ragged=_rows(arrays) % batch_size != 0)
         self._arrays = arrays
         row_bytes = max(1, nbytes(map_leaves(lambda leaf: leaf[:1], arrays)))
@@ -138,7 +138,7 @@ class StreamedRows:
         self._coming: Any = None
 
     @property
-    def element_spec(self) -> Any:
+    def element_spec(self) -> BatchSpec:
         """The spec of a batch."""
         return map_leaves(lambda array: batch_spec(row_spec(to_tensor(array[:1])), self.fetch), self._arrays)
 
@@ -169,7 +169,7 @@ class StreamedRows:
         return map_leaves(lambda leaf: to_tensor(leaf[padded]), self._arrays), tf.constant(len(rows))
 
 
-def place_rows(arrays: Any, batch_size: int, resident_share: float) -> ResidentRows | StreamedRows:
+def place_rows(arrays: Batch, batch_size: int, resident_share: float) -> ResidentRows | StreamedRows:
     """Keeps rows on the device where they fit into a share of its free memory, else streams them.
 
     Args:
@@ -193,7 +193,7 @@ def place_rows(arrays: Any, batch_size: int, resident_share: float) -> ResidentR
     return StreamedRows(arrays, batch_size)
 
 
-def nbytes(arrays: Any) -> int:
+def nbytes(arrays: Batch) -> int:
     """The bytes that NumPy arrays will take on the device."""
     floats = np.dtype(keras.backend.floatx()).itemsize
     return sum(
@@ -203,14 +203,14 @@ def nbytes(arrays: Any) -> int:
     )
 
 
-def batch_spec(spec: Any, fetch: Gather | Slice) -> Any:
+def batch_spec(spec: BatchSpec, fetch: Gather | Slice) -> BatchSpec:
     """The spec of a batch, of that of any number of rows: of a known size where all batches have it."""
     if fetch.ragged or not isinstance(spec, tf.TensorSpec):
         return spec
     return tf.TensorSpec([fetch.batch_size, *spec.shape[1:]], spec.dtype)
 
 
-def checksum(arrays: Any) -> int:
+def checksum(arrays: Batch) -> int:
     """A checksum of dense arrays: of about `CHECKED_ROWS` rows that lie evenly, the first and the last among them."""
     total = 0
     for leaf in tf.nest.flatten(arrays):
@@ -222,5 +222,5 @@ def checksum(arrays: Any) -> int:
     return total
 
 
-def _rows(arrays: Any) -> int:
+def _rows(arrays: Batch) -> int:
     return next(leaf for leaf in tf.nest.flatten(arrays) if leaf is not None).shape[0]

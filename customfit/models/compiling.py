@@ -125,7 +125,7 @@ class Compiling(compat.KerasModel):
             )
         _check_metric_names(options.get("metrics"))
         _check_metric_names(options.get("weighted_metrics"))
-        super().compile(as_optimizer(optimizer, self), loss, *args, **compat.compile_options(options))
+        super().compile(as_optimizer(optimizer, self), loss, *args, **compat.compile_options(dict(options)))
         check_no_other_clip(clip, self.optimizer)
         pipeline.check_optimizer(self.optimizer)
         self.gradient_pipeline = pipeline

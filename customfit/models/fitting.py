@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,8 +17,9 @@ from customfit.data import (
     Source,
 )
 from customfit.every import Duration
-from customfit.models.opening import check_workers, evaluate_explicitly, open_session
-from customfit.models.overrides import call_through, handle_redirected, override_of
+from customfit.execution import CompiledSteps
+from customfit.models.opening import check_workers, evaluate_explicitly, open_session, warn_of_patched_fit
+from customfit.models.overrides import Carried, call_through, handle_redirected, override_of
 from customfit.training import Callbacks, DryRun, Frequency, Plan, TrainingSession, run_epochs
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def _with_arguments_of(method: Callable[P, Any]) -> Callable[[Callable[..., T]],
 
 class Fitting(compat.KerasModel):
     """The ways to train and evaluate: Keras's, with our steps, and the explicit loop."""
+
+    _compiled_steps: CompiledSteps | None
 
     def custom_fit(
         self,
@@ -159,12 +161,12 @@ class Fitting(compat.KerasModel):
         workers = check_workers("plan_fit", given.arguments["workers"], _parameters(Fitting.custom_fit))
 
         def plan(session: TrainingSession, data: Source) -> None:
-            raise _Planned(session.plan(data))  # past overrides of `fit`, which would wait for a History
+            raise Carried(session.plan(data))  # past overrides of `fit`, which would wait for a History
 
         try:
             self._explicitly(plan, {**arguments, **workers})
-        except _Planned as planned:
-            return planned.plan
+        except Carried as carried:
+            return carried.value
         raise AssertionError("a plan is always raised")
 
     def custom_evaluate(
@@ -331,19 +333,19 @@ class Fitting(compat.KerasModel):
             return dict(arguments)
 
         def capture(arrived: dict[str, Any]) -> None:
-            raise _Arrived(arrived)
+            raise Carried(arrived)
 
         try:
             options = {"return_dict": True, **compat.AS_FIT_EVALUATES}
             call_through(self, "evaluate", override, {**arguments, **options}, capture)
-        except _Arrived as arrived:
-            cached = any(arrived.arguments.get(name) for name in compat.AS_FIT_EVALUATES)
-            return {name: (arguments if cached else arrived.arguments).get(name) for name in arguments}
+        except Carried as carried:
+            cached = any(carried.value.get(name) for name in compat.AS_FIT_EVALUATES)
+            return {name: (arguments if cached else carried.value).get(name) for name in arguments}
         raise AssertionError("what arrives is always raised")
 
     def _explicitly(self, use: Callable[[TrainingSession, Source], Any], arguments: dict[str, Any]) -> Any:
         """Uses a session and data made of arguments, after a class that overrides `fit` has seen those of `fit`."""
-        _warn_of_patched_fit(arguments["callbacks"])
+        warn_of_patched_fit(arguments["callbacks"])
         override = override_of(self, "fit", Fitting)
         if override is None:
             return use(*open_session(self, arguments))
@@ -358,45 +360,6 @@ class Fitting(compat.KerasModel):
 
         passed = {name: value for name, value in arguments.items() if name in theirs and name not in ours}
         return call_through(self, "fit", override, passed, run)
-
-
-# What logs automatically by replacing `keras.Model.fit`, and the callback that does the same.
-_LOGGING_CALLBACKS = {
-    "mlflow": "mlflow.tensorflow.MlflowCallback()",
-    "comet_ml": "experiment.get_callback('keras')",
-}
-
-
-def _warn_of_patched_fit(callbacks: Callbacks) -> None:
-    """Warns that automatic logging, which replaces `keras.Model.fit`, does not see the explicit loop."""
-    package = compat.fit_patched_by()
-    if package is None:
-        return
-    callback = _LOGGING_CALLBACKS.get(package, f"the callback of {package}")
-    given = callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else listed(callbacks)
-    if any(type(each).__module__.partition(".")[0] == package for each in given):
-        return
-    warnings.warn(
-        f"{package} has replaced `keras.Model.fit` to log automatically. `custom_fit` does not call it, so nothing is "
-        f"logged. Pass the callback instead: callbacks=[{callback}].",
-        stacklevel=4,
-    )
-
-
-class _Planned(BaseException):
-    """Carries a plan past what would be done with a History."""
-
-    def __init__(self, plan: Plan):
-        super().__init__()
-        self.plan = plan
-
-
-class _Arrived(BaseException):
-    """Carries arguments past what would be done with logs."""
-
-    def __init__(self, arguments: dict[str, Any]):
-        super().__init__()
-        self.arguments = arguments
 
 
 @functools.cache

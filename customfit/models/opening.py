@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import types
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from customfit import compat
-from customfit.arguments import as_count, refuse_unknown
+from customfit.arguments import as_count, listed, refuse_unknown
 from customfit.compat import keras
 from customfit.data import (
     Source,
@@ -128,3 +129,26 @@ def check_workers(call: str, options: Mapping[str, Any], known: Iterable[str]) -
     unknown = [name for name in options if name not in WORKER_OPTIONS]
     refuse_unknown(call, unknown, [*known, *WORKER_OPTIONS], REPLACED)
     return dict(options)
+
+
+# What logs automatically by replacing `keras.Model.fit`, and the callback that does the same.
+_LOGGING_CALLBACKS = {
+    "mlflow": "mlflow.tensorflow.MlflowCallback()",
+    "comet_ml": "experiment.get_callback('keras')",
+}
+
+
+def warn_of_patched_fit(callbacks: Callbacks) -> None:
+    """Warns that automatic logging, which replaces `keras.Model.fit`, does not see the explicit loop."""
+    package = compat.fit_patched_by()
+    if package is None:
+        return
+    callback = _LOGGING_CALLBACKS.get(package, f"the callback of {package}")
+    given = callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else listed(callbacks)
+    if any(type(each).__module__.partition(".")[0] == package for each in given):
+        return
+    warnings.warn(
+        f"{package} has replaced `keras.Model.fit` to log automatically. `custom_fit` does not call it, so nothing is "
+        f"logged. Pass the callback instead: callbacks=[{callback}].",
+        stacklevel=4,
+    )

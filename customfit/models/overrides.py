@@ -117,3 +117,15 @@ def _same(value: Any, parameter: inspect.Parameter) -> bool:
     return value is default or (
         type(value) is type(default) and isinstance(value, (str, int, float)) and value == default
     )
+
+
+class Carried(BaseException):
+    """Carries a value past an override, which would do something with what it expects to be returned.
+
+    Attributes:
+        value: The value.
+    """
+
+    def __init__(self, value: Any):
+        super().__init__()
+        self.value = value

@@ -20,7 +20,7 @@ import numpy as np
 
 from customfit.checkpoint import variables_of
 from customfit.serialization import pack, read_tensors, unpack, write_tensors
-from customfit.training import observers
+from customfit.training import session_observers
 
 MOMENTS = ("step", "writing", "pruning", "validating")
 _CHILD = "import sys; from customfit.testing.resume import child; child(*sys.argv[1:])"
@@ -131,7 +131,7 @@ def child(path: str, name: str, checkpoint: str, result: str, kill_step: str = "
     """The process of `check_resume`: trains, then kills itself or writes the result."""
     train_fn = _find(path, name)
     killer = _Killer(int(kill_step), kill_moment)
-    observers.append(killer)
+    session_observers.append(killer)
     model, history = train_fn(checkpoint)
     tensors: dict[str, Any] = {f"variable/{name}": variable for name, variable in variables_of(model).items()}
     logs = {"epoch": history.epoch, **history.history, "validation": getattr(history, "validation", [])}

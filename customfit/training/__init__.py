@@ -7,7 +7,7 @@ limits and signals, and whether and why it ends.
 from customfit.training.dry_run import Callbacks, DryRun
 from customfit.training.evaluation import Evaluation
 from customfit.training.loop import run_epochs
-from customfit.training.observers import observers
+from customfit.training.observers import session_observers
 from customfit.training.plan import Plan
 from customfit.training.session import TrainingSession
 from customfit.training.validation import Frequency
@@ -19,6 +19,6 @@ __all__ = [
     "Frequency",
     "Plan",
     "TrainingSession",
-    "observers",
     "run_epochs",
+    "session_observers",
 ]

@@ -11,7 +11,7 @@ from customfit.checkpoint import Checkpointer, Checkpoints, TrainingState, finge
 from customfit.compat import keras
 from customfit.data import Block, Source, check_resumable
 from customfit.serialization import JSON
-from customfit.training.observers import Moment, observers
+from customfit.training.observers import Moment, session_observers
 from customfit.training.progress import Logs, Progress
 from customfit.training.stop import Stop
 from customfit.training.validation import Validation
@@ -130,7 +130,7 @@ class SessionCheckpoints:
             self._checkpointer.save(learning_rates(self._model))
 
     def _tell_observers(self, moment: Moment) -> None:
-        for observer in observers:
+        for observer in session_observers:
             observer.on_moment(moment, self._progress.total_steps)
 
     def _fingerprint(self, data: Source | None) -> dict[str, JSON]:

@@ -8,7 +8,7 @@ Moment = Literal["step", "writing", "pruning", "validating"]
 
 
 class SessionObserver(Protocol):
-    """Sees the moments of every session, once it is in `observers`."""
+    """Sees the moments of every session, once it is in `session_observers`."""
 
     def steps_until_due(self, total_steps: int) -> float:
         """How many steps from here until a block must end for the observer; infinity if none must."""
@@ -17,4 +17,4 @@ class SessionObserver(Protocol):
         """After a block of steps, while a checkpoint is written or pruned, between blocks of validation steps."""
 
 
-observers: list[SessionObserver] = []
+session_observers: list[SessionObserver] = []

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from customfit.training.checkpointing import SessionCheckpoints
 from customfit.training.hooks import BatchHooks
 from customfit.training.limits import Limits
-from customfit.training.observers import Moment, observers
+from customfit.training.observers import Moment, session_observers
 from customfit.training.progress import Logs, Progress
 from customfit.training.signals import SignalHandlers, Terminated
 from customfit.training.stop import Stop
@@ -62,7 +62,7 @@ class Pauses:
             self._end_by_limit()
             return 0
         dues = [self._validation.steps_until_due(), self._checkpoints.steps_until_due()]
-        return min(left, *dues, *(observer.steps_until_due(done) for observer in observers))
+        return min(left, *dues, *(observer.steps_until_due(done) for observer in session_observers))
 
     def after_block(self, steps: int) -> None:
         """Does what is due after a block of so many steps."""
@@ -129,5 +129,5 @@ class Pauses:
             raise
 
     def _tell_observers(self, moment: Moment) -> None:
-        for observer in observers:
+        for observer in session_observers:
             observer.on_moment(moment, self._progress.total_steps)

@@ -100,8 +100,9 @@ def make_plan(
         count = min(count, math.ceil((begin + steps) / data.steps))
     validations: int | None = sum(validation.due_after_epoch(at["epoch"] + epoch) for epoch in range(count))
     if validation.is_within_epochs:
-        known = total is not None and validation.steps is not None
-        validations = total // validation.steps - done // validation.steps if known else None
+        validations = None
+        if total is not None and validation.steps is not None:
+            validations = total // validation.steps - done // validation.steps
     accumulation = _accumulation(model)
     whole = len(epochs)  # what was done before a resume counts for whether a point is ever reached
     if total is not None and data.steps:

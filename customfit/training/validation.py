@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Union
 
 from customfit import compat
-from customfit.arguments import is_count
+from customfit.arguments import as_count, is_count
 from customfit.checkpoint import random_variables
 from customfit.compat import keras
 from customfit.data import FirstBatches, Source
@@ -57,7 +57,7 @@ class Validation:
         self._evaluation = Evaluation(model, callbacks, progress=False)
         self._progress = progress
         self._steps = freq.steps if isinstance(freq, Every) else None
-        self._seconds = freq.seconds if isinstance(freq, Every) else None
+        self._seconds = freq.in_seconds if isinstance(freq, Every) else None
         self._epochs = freq.epochs if isinstance(freq, Every) else freq
         self._clock = clock
         self._last = clock()
@@ -81,7 +81,7 @@ class Validation:
         if not self.data or self._epochs is None:
             return False
         if is_count(self._epochs, 1):
-            return (epoch + 1) % int(self._epochs) == 0  # type: ignore[call-overload]
+            return (epoch + 1) % as_count("validation_freq", self._epochs) == 0
         return epoch + 1 in self._epochs  # type: ignore[operator]
 
     def due_within_epoch(self) -> bool:
