@@ -93,8 +93,8 @@ class DirectoryLock:
         reason = self._why_held(text)
         if reason:
             raise DirectoryLockedError(
-                f"`checkpoint` must be a directory that one run uses at a time. Received: {self._path.parent}, {reason}. "
-                f"If no other process is running, delete {self._path}"
+                f"`checkpoint` must be a directory that one run uses at a time. Received: {self._path.parent}, "
+                f"{reason}. If no other process is running, delete {self._path}"
             )
         # Of two who find the same stale lock, one moves it; what the other moves may be the new lock of the first.
         aside = self._path.with_name(f"lock-{uuid.uuid4()}")
