@@ -13,7 +13,7 @@ from customfit.data import ArraySource
 from customfit.every import as_seconds
 from customfit.gradients.accumulation import Accumulator
 from customfit.gradients.clipping import (
-    PercentileClip,
+    PercentileClipping,
     clip_adaptively,
     clip_by_global_norm,
     clip_by_norm,
@@ -120,7 +120,7 @@ def test_slices_are_clipped_as_the_dense_gradient(pair, threshold):
 @given(st.lists(st.floats(0.0, 1e3, width=32), min_size=1, max_size=12), st.floats(1, 100))
 @settings(max_examples=15)
 def test_a_percentile_clip_lets_through_the_percentile_of_the_norms_so_far(norms, percentile):
-    clip = PercentileClip(percentile)
+    clip = PercentileClipping(percentile)
     clip.build(None)
     for index, norm in enumerate(norms):
         (clipped,) = clip([tf.constant([norm])], [None])

@@ -244,9 +244,9 @@ def test_the_optimizer_of_keras_3_clips_each_replica_before_the_sum(strategy, on
 
 
 def test_a_percentile_s_history_is_the_same_on_both_replicas(strategy, tmp_path):
-    from customfit.gradients.clipping import PercentileClip
+    from customfit.gradients.clipping import PercentileClipping
 
-    clip = PercentileClip(50.0)
+    clip = PercentileClipping(50.0)
     with strategy.scope():
         clip.build(None)
 
