@@ -81,7 +81,7 @@ class DatasetSource:
         self._iterator = self._head = None
         self._begins_run, self._is_prepared, self._owes_end = True, False, False
         self._spent = self._spent and not self.restarts
-        if self._data.recounts == "run":
+        if self._data.recounts == "run" or self._iterators.made == 0:
             self._set_count(self._data.count_batches())
         self._data.on_run_begin()
 

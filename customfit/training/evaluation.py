@@ -41,15 +41,16 @@ class Evaluation:
         self._model.reset_metrics()
         data.restart()
         logs: dict = {}
+        has_run = False  # a generator may be used up: then there is nothing to report
         for block in data.blocks(self._block_size):
             self._hooks.begin(block)
             step_logs = compiled_steps(self._model).test.run(block)
             if step_logs is not None:
-                logs = step_logs
+                logs, has_run = step_logs, True
                 self._hooks.end(block, logs)
             after_block()
         self._hooks.refresh()
-        logs = metric_results(self._model, logs)
+        logs = metric_results(self._model, logs) if has_run else {}
         self._callbacks.on_test_end(logs)
         return logs
 
