@@ -35,6 +35,21 @@ def tensorboard():
     return callback
 
 
+def evaluate_arguments_of_fit():
+    """The names of the arguments that `fit` passes to `evaluate`."""
+    passed = []
+
+    class Recording(keras.Sequential):
+        def evaluate(self, *args, **kwargs):
+            passed.extend(kwargs)
+            return super().evaluate(*args, **kwargs)
+
+    model = Recording([keras.Input((8,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(X, Y, verbose=0, validation_data=(X, Y))
+    return passed
+
+
 def beside_model(name):
     return importlib.import_module(f"{keras.Model.__module__.rpartition('.')[0]}.{name}")
 
@@ -87,11 +102,20 @@ PRIVATE_NAMES = {
         ALWAYS,
         lambda: callable(importlib.import_module("tensorflow.python.eager.context").context),
     ),
+    "tensorflow.python.autograph.core.ag_ctx": (
+        KERAS_2,
+        lambda: importlib.import_module("tensorflow.python.autograph.core.ag_ctx").Status.ENABLED is not None,
+    ),
+    "tensorflow.python.autograph.impl.conversion": (
+        KERAS_2,
+        lambda: importlib.import_module("tensorflow.python.autograph.impl.conversion").is_allowlisted(tf.ones),
+    ),
     "__internal__": (
         ALWAYS,
         lambda: (
             isinstance(tf.ones(()), tf.__internal__.types.Tensor)
             and tf.__internal__.distribute.strategy_supports_no_merge_call()
+            and callable(tf.__internal__.autograph.tf_convert)
         ),
     ),
     # Attributes of tensors, layers and models.
@@ -108,7 +132,15 @@ PRIVATE_NAMES = {
     "_initial_epoch": (KERAS_3 and compat.KERAS_VERSION >= (3, 1), lambda: hasattr(dense(), "_initial_epoch")),
     "_flatten_metrics_in_order": (KERAS_3, lambda: dense()._flatten_metrics_in_order({"loss": 1.0}) == 1.0),
     "_symbolic_build": (KERAS_3, lambda: callable(dense()._symbolic_build)),
+    "_use_cached_eval_dataset": (
+        ALWAYS,
+        lambda: "_use_cached_eval_dataset" in evaluate_arguments_of_fit(),
+    ),
     # Attributes of callbacks.
+    "_should_call_train_batch_hooks": (
+        KERAS_2,
+        lambda: keras.callbacks.CallbackList([])._should_call_train_batch_hooks is False,
+    ),
     "_implements_train_batch_hooks": (
         KERAS_2,
         lambda: keras.callbacks.Callback()._implements_train_batch_hooks() is False,
@@ -152,12 +184,19 @@ PRIVATE = re.compile(r"_[a-z]\w*[a-z]|__internal__|(keras|tensorflow)(\.\w+)+\.?
 def private_names_of_compat():
     """The private attributes and modules that its code names, also as strings."""
     for path in sorted(Path(compat.__file__).parent.glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        patterns = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+        parts = {part for pattern in patterns for part in pattern.values}
+        for pattern in patterns:
+            name = "".join(part.value if isinstance(part, ast.Constant) else "train" for part in pattern.values)
+            if PRIVATE.fullmatch(name):
+                yield name
+        for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and PRIVATE.fullmatch(node.attr):
                 yield node.attr
             elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "module_beside_model":
                 yield node.args[0].value
-            elif isinstance(node, ast.Constant) and PRIVATE.fullmatch(str(node.value)):
+            elif isinstance(node, ast.Constant) and node not in parts and PRIVATE.fullmatch(str(node.value)):
                 yield node.value
 
 
