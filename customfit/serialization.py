@@ -24,8 +24,10 @@ def pack(value: Any, name: str, tensors: dict[str, Any]) -> Any:
     if isinstance(value, (np.ndarray, np.generic, tf.Tensor, tf.Variable)):
         tensors[name] = tf.convert_to_tensor(value)
         return {"~": "scalar" if isinstance(value, np.generic) else "array", "of": name}
-    if isinstance(value, tf.TensorSpec):
-        return {"~": "spec", "of": [value.shape.as_list(), value.dtype.name]}
+    if isinstance(value, (tf.TensorSpec, tf.SparseTensorSpec, tf.RaggedTensorSpec)):
+        shape = None if value.shape.rank is None else value.shape.as_list()
+        ranks = [value.ragged_rank, value.row_splits_dtype.name] if isinstance(value, tf.RaggedTensorSpec) else []
+        return {"~": type(value).__name__, "of": [shape, value.dtype.name, *ranks]}
     if isinstance(value, dict):
         items = [
             [pack(key, f"{name}/key{i}", tensors), pack(item, f"{name}/{i}", tensors)]
@@ -47,17 +49,22 @@ def unpack(value: Any, tensors: dict[str, np.ndarray]) -> Any:
     kind, of = value["~"], value["of"]
     if kind == "dict":
         return {unpack(key, tensors): unpack(item, tensors) for key, item in of}
-    if kind == "spec":
-        return tf.TensorSpec(*of)
+    if kind in ("TensorSpec", "SparseTensorSpec", "RaggedTensorSpec"):
+        shape, dtype, *ranks = of
+        return getattr(tf, kind)(shape, tf.as_dtype(dtype), *(ranks[:1] + [tf.as_dtype(name) for name in ranks[1:]]))
     if kind == "tuple":
         return tuple(unpack(item, tensors) for item in of)
     return tensors[of][()] if kind == "scalar" else tensors[of]
 
 
-def write_tensors(prefix: Path, tensors: dict[str, Any]) -> None:
-    """Writes tensors in TensorFlow's checkpoint format."""
+def write_tensors(prefix: Path, tensors: dict[str, Any]) -> tf.Operation | None:
+    """Writes tensors in TensorFlow's checkpoint format.
+
+    Returns:
+        The operation, in a graph: what follows must depend on it, or it does not run. `None` where it has run.
+    """
     with tf.device("cpu:0"):
-        tf.raw_ops.SaveV2(
+        return tf.raw_ops.SaveV2(
             prefix=str(prefix),
             tensor_names=list(tensors),
             shape_and_slices=[""] * len(tensors),

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterator
-from typing import Any, Union
-
-import numpy as np
 
 from customfit import compat
 from customfit.compat import keras, tf
-from customfit.data import Batch
+from customfit.data import Batch, map_leaves
 from customfit.execution import Logs, TrainableModel, VariableSnapshot
+from customfit.serialization import pack, read_tensors, unpack, write_tensors
 
-BATCH, STATE, MODEL = "batch", "state.npz", "model.keras"
-
-Described = Union[dict[str, Any], None]  # JSON: a structure of leaves, with a number and a dtype for each
+BATCH, WRITTEN, STRUCTURE, STATE, MODEL = "batch", "batch.written", "batch.json", "state", "model.keras"
 
 
 def write_batch(folder: str, batch: Batch) -> tf.Tensor:
@@ -31,14 +25,16 @@ def write_batch(folder: str, batch: Batch) -> tf.Tensor:
     Returns:
         Zero, as branches of a graph must return something.
     """
-    for index, leaf in enumerate(tf.nest.flatten(batch, expand_composites=True)):
-        if leaf is not None:
-            tf.io.write_file(f"{folder}/{BATCH}/{index}", tf.io.serialize_tensor(leaf))
+    leaves = enumerate(tf.nest.flatten(batch, expand_composites=True))
+    tensors = {str(index): leaf for index, leaf in leaves if leaf is not None}
+    # TensorFlow prunes a branch that only saves, but not one that writes a file.
+    with tf.control_dependencies([write_tensors(pathlib.Path(folder, BATCH), tensors)]):
+        tf.io.write_file(f"{folder}/{WRITTEN}", "")
     return tf.constant(0)
 
 
 def write_structure(folder: str, batch: Batch) -> None:
-    """Writes how the tensors of a batch are nested, and their types, while the step is traced.
+    """Writes the specs of a batch, while the step is traced.
 
     Args:
         folder: The folder. It is created if needed.
@@ -46,7 +42,7 @@ def write_structure(folder: str, batch: Batch) -> None:
     """
     path = pathlib.Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    (path / "batch.json").write_text(json.dumps(_describe(batch)))
+    (path / STRUCTURE).write_text(json.dumps(pack(map_leaves(tf.type_spec_from_value, batch), BATCH, {})))
 
 
 def has_batch(folder: str) -> bool:
@@ -55,7 +51,7 @@ def has_batch(folder: str) -> bool:
     Args:
         folder: The folder.
     """
-    return (pathlib.Path(folder) / "batch.json").exists()
+    return (pathlib.Path(folder) / WRITTEN).exists()
 
 
 def save_state(folder: str, model: TrainableModel) -> None:
@@ -66,7 +62,7 @@ def save_state(folder: str, model: TrainableModel) -> None:
         model: The model.
     """
     path = pathlib.Path(folder)
-    np.savez(path / STATE, *[np.asarray(variable) for variable in _state(model)])
+    write_tensors(path / STATE, {str(index): variable for index, variable in enumerate(_state(model))})
     try:
         compat.save_model(model, str(path / MODEL))
     except Exception as error:  # a user's model may fail to save in any way: `replay` then takes the model
@@ -104,16 +100,16 @@ def replay(path: str | os.PathLike[str], model: keras.Model | None = None) -> Lo
             reason = (folder / f"{MODEL}.error").read_text()
             raise ValueError(f"`model` must be given, because it could not be saved: {reason}. Received: model=None")
         model = keras.models.load_model(str(folder / MODEL))
-    batch = _read(json.loads((folder / "batch.json").read_text()), folder / BATCH)
+    batch = _read_batch(folder)
     if not model.built:
         model(keras.utils.unpack_x_y_sample_weight(batch)[0])
     guard, before = model.gradient_pipeline.guard, VariableSnapshot(_state(model))
     policy, guard.policy = guard.policy, None  # so that the step is not undone
     tf.debugging.enable_check_numerics()
     try:
-        with np.load(folder / STATE) as values:
-            for variable, value in zip(_state(model), values.values()):
-                variable.assign(value)
+        values = read_tensors(folder / STATE)
+        for index, variable in enumerate(_state(model)):
+            variable.assign(values[str(index)])
         return compat.pythonify_logs(model.train_step(batch))
     finally:
         tf.debugging.disable_check_numerics()
@@ -125,31 +121,9 @@ def _state(model: TrainableModel) -> list[tf.Variable]:
     return [*map(compat.tf_variable, model.trainable_variables), *compat.step_state(model)]
 
 
-def _describe(batch: Batch, count: Iterator[int] | None = None) -> Described:
-    """Returns a batch as JSON can hold it. Leaves are numbered in the order in which `tf.nest` flattens them."""
-    count = itertools.count() if count is None else count
-    if batch is None:
-        next(count)
-        return None
-    if isinstance(batch, dict):
-        return {"dict": {name: _describe(batch[name], count) for name in sorted(batch)}}
-    if isinstance(batch, (tuple, list)):
-        return {"tuple" if isinstance(batch, tuple) else "list": [_describe(part, count) for part in batch]}
-    kind = {tf.RaggedTensor: "ragged", tf.SparseTensor: "sparse"}.get(type(batch), "tensor")
-    parts = tf.nest.flatten(batch, expand_composites=True)
-    return {kind: [(next(count), part.dtype.name) for part in parts]}
-
-
-def _read(description: Described, folder: pathlib.Path) -> Batch:
-    """Returns the batch that `_describe` has described."""
-    if description is None:
-        return None
-    ((kind, parts),) = description.items()
-    if kind == "dict":
-        return {name: _read(part, folder) for name, part in parts.items()}
-    if kind in ("tuple", "list"):
-        return {"tuple": tuple, "list": list}[kind](_read(part, folder) for part in parts)
-    tensors = [tf.io.parse_tensor(tf.io.read_file(str(folder / str(index))), dtype) for index, dtype in parts]
-    if kind == "ragged":
-        return tf.RaggedTensor.from_nested_row_splits(tensors[0], tensors[1:])
-    return tf.SparseTensor(*tensors) if kind == "sparse" else tensors[0]
+def _read_batch(folder: pathlib.Path) -> Batch:
+    specs = unpack(json.loads((folder / STRUCTURE).read_text()), {})
+    tensors = read_tensors(folder / BATCH)
+    count = len(tf.nest.flatten(specs, expand_composites=True))
+    leaves = [tf.constant(tensors[str(index)]) if str(index) in tensors else None for index in range(count)]
+    return tf.nest.pack_sequence_as(specs, leaves, expand_composites=True)
