@@ -45,17 +45,22 @@ def assert_same(ours, theirs):
     assert ours[1].validation == theirs[1].validation
 
 
-def assert_resumes(build, arguments, tmp_path, cuts=(2, 7), every=EACH_EPOCH, **compile_options):
-    """Cut off after each of `cuts` steps, it ends as if left alone."""
+def assert_resumes(build, arguments, tmp_path, cuts=(7,), every=EACH_EPOCH, **compile_options):
+    """Cut off after each of `cuts` steps, and resumed each time, it ends as if left alone.
+
+    `every` says how often checkpoints are made: for all runs, or in a list for each of them.
+    """
     given = arguments if callable(arguments) else lambda: arguments
+    intervals = iter(every if isinstance(every, list) else [every] * (len(cuts) + 1))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The position of the data cannot be restored")
         whole = train(build, given, **compile_options)
         for step in cuts:
-            cut = lambda: {**given(), "max_steps": step, "every": every}  # noqa: B023
+            cut = lambda: {**given(), "max_steps": step, "every": next(intervals)}  # noqa: B023
             _, history = train(build, cut, tmp_path, **compile_options)
             assert history.stop_reason == f"reached max_steps={step}"
-        taken_up = train(build, lambda: {**given(), "every": every, "resume": True}, tmp_path, **compile_options)
+        last = {"every": next(intervals), "resume": True}
+        taken_up = train(build, lambda: {**given(), **last}, tmp_path, **compile_options)
     assert_same(taken_up, whole)
     return taken_up
 
