@@ -236,7 +236,9 @@ def test_an_unknown_argument_is_refused_with_the_name_that_was_meant(call, given
     model = models.dense(CustomTrainModel)
     model.compile("sgd", "sparse_categorical_crossentropy")
     rows = () if call == "compile" else models.rows(16)
-    with pytest.raises(TypeError, match=rf"{call}\(\) got an unexpected keyword argument '{next(iter(given))}'.*{hint}"):
+    with pytest.raises(
+        TypeError, match=rf"{call}\(\) got an unexpected keyword argument '{next(iter(given))}'.*{hint}"
+    ):
         getattr(model, call)(*rows, **given)
 
 
