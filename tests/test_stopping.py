@@ -362,23 +362,9 @@ def test_an_int_is_a_patience(option):
     assert stopping.patience == option
 
 
-def test_a_dict_is_options():
-    stopping = make_early_stopping({"monitor": "val_accuracy", "patience": 4, "min_delta": 0.5}, ["val_"], 1)
-    assert isinstance(stopping, EarlyStopping)
-    assert (stopping.monitor, stopping.patience, stopping.min_delta) == ("val_accuracy", 4, 0.5)
-
-
-def test_the_users_dict_is_not_changed():
-    option = {"patience": 4}
-    make_early_stopping(option, ["val_"], 1)
-    assert option == {"patience": 4}
-
-
 @pytest.mark.parametrize("verbose", [0, 1])
-def test_verbose_is_handed_on_unless_the_dict_has_its_own(verbose):
+def test_verbose_is_passed_on_for_a_patience(verbose):
     assert make_early_stopping(3, ["val_"], verbose).verbose == verbose
-    assert make_early_stopping({"patience": 3}, ["val_"], verbose).verbose == verbose
-    assert make_early_stopping({"patience": 3, "verbose": 0}, ["val_"], verbose).verbose == 0
 
 
 @pytest.mark.parametrize("cls", [EarlyStopping, keras.callbacks.EarlyStopping])
@@ -390,7 +376,7 @@ def test_an_object_is_taken_as_it_is(cls):
 @pytest.mark.parametrize(
     ("validates", "monitor"), [(["val_"], "val_loss"), ([], "loss"), (["val_near_", "val_far_"], "val_near_loss")]
 )
-@pytest.mark.parametrize("option", [2, {"patience": 2}])
+@pytest.mark.parametrize("option", [2, EarlyStopping(patience=2)])
 def test_the_default_monitor_is_val_loss_only_with_validation(option, validates, monitor):
     assert make_early_stopping(option, validates, 1).monitor == monitor
 
@@ -401,28 +387,19 @@ def test_the_default_monitor_of_an_object_is_chosen_for_each_run():
     assert monitors == ["loss", "val_loss", "loss"]
 
 
-@pytest.mark.parametrize("option", ["3", "val_loss", -1, True, 3.5, [3], keras.callbacks.EarlyStopping])
+@pytest.mark.parametrize(
+    "option", ["3", "val_loss", -1, True, 3.5, [3], {"patience": 2}, keras.callbacks.EarlyStopping]
+)
 def test_any_other_option_is_refused(option):
     with pytest.raises(ValueError, match="`early_stopping` must be") as error:
         make_early_stopping(option, ["val_"], 1)
     assert f"early_stopping={option!r}" in str(error.value)
 
 
-def test_a_misspelt_option_in_a_dict_is_refused():
-    with pytest.raises(ValueError, match="`early_stopping` must hold options") as error:
-        make_early_stopping({"patiense": 3}, ["val_"], 1)
-    assert "patiense" in str(error.value)
-
-
-def test_a_wrong_option_in_a_dict_is_refused_by_its_own_name():
-    with pytest.raises(ValueError, match="`patience` must be"):
-        make_early_stopping({"patience": -1}, ["val_"], 1)
-
-
 @pytest.mark.parametrize(
     "option",
-    [{"monitor": "val_loss"}, EarlyStopping("val_accuracy"), keras.callbacks.EarlyStopping()],
-    ids=["dict", "ours", "keras"],
+    [EarlyStopping("val_accuracy"), keras.callbacks.EarlyStopping()],
+    ids=["ours", "keras"],
 )
 def test_a_monitor_of_validation_is_refused_without_validation(option):
     with pytest.raises(ValueError, match="no validation data.*monitor='val_"):
@@ -488,7 +465,7 @@ def assert_has_weights(model, weights):
 
 
 def test_a_patience_of_2_stops_after_two_epochs_without_improvement():
-    for options in ({"early_stopping": 2}, {"early_stopping": {"patience": 2}}, {"early_stopping": quiet(patience=2)}):
+    for options in ({"early_stopping": 2}, {"early_stopping": quiet(patience=2)}):
         history = custom_fit(standing_still(), epochs=10, **options)
         assert history.epoch == [0, 1, 2]
         assert len(history.history["loss"]) == 3
@@ -520,7 +497,7 @@ def test_a_monitor_that_does_not_exist_is_refused_in_the_first_epoch():
             standing_still(),
             callbacks=[record],
             validation_data=(X, Y),
-            early_stopping={"monitor": "val_lost", "mode": "min"},
+            early_stopping=EarlyStopping("val_lost", mode="min"),
         )
     assert "Available metrics: loss, val_loss. Did you mean 'val_loss'?" in str(error.value)
     assert len(record.weights) == 1
@@ -529,7 +506,7 @@ def test_a_monitor_that_does_not_exist_is_refused_in_the_first_epoch():
 def test_a_monitor_of_validation_without_validation_is_refused_before_the_first_step():
     model = diverging()
     with pytest.raises(ValueError, match="no validation data"):
-        custom_fit(model, early_stopping={"monitor": "val_loss"})
+        custom_fit(model, early_stopping=EarlyStopping("val_loss"))
     assert_has_weights(model, [[[1.0]]])
 
 
@@ -591,7 +568,7 @@ def test_an_exception_in_the_first_epoch_leaves_the_weights_as_they_are():
 def test_without_restore_best_weights_an_exception_leaves_the_last_weights():
     raises, model = Raise("on_epoch_begin", KeyboardInterrupt(), 2), diverging()
     with pytest.raises(KeyboardInterrupt):
-        custom_fit(model, callbacks=[raises], early_stopping={"patience": 9, "restore_best_weights": False})
+        custom_fit(model, callbacks=[raises], early_stopping=EarlyStopping(patience=9, restore_best_weights=False))
     assert_has_weights(model, raises.weights[-1])
 
 
@@ -619,7 +596,7 @@ def test_keras_own_works_as_an_option_and_as_a_callback(option):
 
 def test_epochs_without_validation_do_not_use_up_patience():
     arguments = {"epochs": 10, "validation_data": (X, Y), "validation_freq": 2}
-    for option in (1, {"monitor": "val_loss", "patience": 1}, keras.callbacks.EarlyStopping("val_loss", patience=1)):
+    for option in (1, EarlyStopping("val_loss", patience=1), keras.callbacks.EarlyStopping("val_loss", patience=1)):
         history = custom_fit(standing_still(), early_stopping=option, **arguments)
         assert history.epoch == [0, 1, 2, 3]
         assert len(history.history["val_loss"]) == 2

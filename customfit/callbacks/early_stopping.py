@@ -239,12 +239,12 @@ class EarlyStopping(keras.callbacks.Callback):
 
 
 def make_early_stopping(
-    option: int | Mapping[str, Any] | keras.callbacks.Callback | None, validation: Sequence[str], verbose: int
+    option: int | keras.callbacks.Callback | None, validation: Sequence[str], verbose: int
 ) -> keras.callbacks.Callback | None:
     """Returns the callback that `custom_fit(early_stopping=option)` asks for.
 
     Args:
-        option: `None`, a patience in epochs, an `EarlyStopping` or a dict of its options, or Keras's own callback.
+        option: `None`, a patience in epochs, an `EarlyStopping`, or Keras's own callback.
         validation: The prefixes of the logs of each set of validation data.
         verbose: Whether an `EarlyStopping` that is made here prints.
 
@@ -259,13 +259,6 @@ def make_early_stopping(
     stopping: Any  # one of the two
     if is_count(option, 0):
         stopping = EarlyStopping(patience=as_count("early_stopping", option, 0), verbose=verbose)
-    elif isinstance(option, Mapping):
-        try:
-            stopping = EarlyStopping(**{"verbose": verbose, **option})
-        except TypeError as error:
-            raise ValueError(
-                f"`early_stopping` must hold options of `customfit.EarlyStopping`: {error}. Received: {option}"
-            ) from None
     elif isinstance(option, (EarlyStopping, keras.callbacks.EarlyStopping)):
         stopping = option
     else:

@@ -70,7 +70,7 @@ class KilledError(Exception):
     pass
 
 
-@supports("Callbacks", "BackupAndRestore: a run that was cut off goes on at the epoch")
+@supports("Callbacks", "BackupAndRestore: a run that was cut off resumes at the epoch")
 def test_backup_and_restore(tmp_path):
     def run(how, base):
         folder = os.fspath(tmp_path / how)
