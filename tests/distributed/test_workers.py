@@ -55,4 +55,4 @@ def test_fit_of_keras_3_does_not():
 
 def test_a_limit_by_the_clock_is_refused():
     _, errors = run("max_time")
-    assert "`max_time` must not be set with several workers" in errors
+    assert "`max_time` cannot be used with several workers" in errors
