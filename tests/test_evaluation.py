@@ -13,6 +13,16 @@ X, Y = models.rows(70)
 WEIGHT = np.linspace(0, 1, 70)
 
 
+@pytest.fixture(
+    scope="module",
+    params=[None, ["accuracy"], ["accuracy", "sparse_categorical_crossentropy"]],
+    ids=["loss", "one", "two"],
+)
+def trained(request):
+    """A model with so many metrics."""
+    return train(models.batch_norm, "fit", {"x": X, "y": Y, "epochs": 1}, metrics=request.param)[0]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -25,9 +35,8 @@ WEIGHT = np.linspace(0, 1, 70)
     ],
     ids=["arrays", "batch_size", "steps", "sample_weight", "return_dict", "dataset"],
 )
-@pytest.mark.parametrize("metrics", [None, ["accuracy"], ["accuracy", "sparse_categorical_crossentropy"]], ids=str)
-def test_the_same_values_as_evaluate(arguments, metrics):
-    model, _ = train(models.batch_norm, "fit", {"x": X, "y": Y, "epochs": 1}, metrics=metrics)
+def test_the_same_values_as_evaluate(arguments, trained):
+    model = trained
     weights = model.get_weights()
     theirs = model.evaluate(**arguments, verbose=0)
     ours = model.custom_evaluate(**arguments, verbose=0)

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import datetime
-import itertools
 import os
 import pickle
 
@@ -74,12 +73,12 @@ def compiled(model, **options):
     return model
 
 
-@pytest.mark.parametrize(
-    "ways", list(itertools.permutations(WAYS, 2)), ids=lambda ways: "-".join(way.__name__ for way in ways)
-)
-def test_every_way_to_build_a_model_works_after_every_other(ways):
+@pytest.mark.parametrize("first", range(len(WAYS) - 1), ids=[way.__name__ for way in WAYS[:-1]])
+def test_every_way_to_build_a_model_works_after_every_other(first):
+    """Each before and after all those that follow it in the list."""
     keras.utils.set_random_seed(0)
-    for way in ways * 2:
+    turns = [way for other in WAYS[first + 1 :] for way in (WAYS[first], other)]
+    for way in [*turns, WAYS[first]]:
         model = compiled(way())
         losses = model.custom_fit(X, LEARNABLE, batch_size=len(X), epochs=3, verbose=0).history["loss"]
         assert losses[-1] < losses[0]

@@ -28,9 +28,11 @@ DATA = {
 }
 
 
-@pytest.mark.parametrize("data", DATA)
-@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=["graph", "xla", "eager"])
-def test_every_sample_and_step_is_counted(data, options):
+@pytest.mark.parametrize(
+    ("mode", "data"), [*(("graph", data) for data in DATA), ("xla", "arrays"), ("xla", "dataset"), ("eager", "arrays")]
+)
+def test_every_sample_and_step_is_counted(data, mode):
+    options = {"graph": {}, "xla": {"jit_compile": True}, "eager": {"run_eagerly": True}}[mode]
     arguments = {**DATA[data](), "epochs": 1 if data == "unknown" else 3}
     said = []
     throughput = Throughput(print_fn=said.append)

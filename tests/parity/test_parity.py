@@ -25,6 +25,21 @@ def test_models_and_ragged_last_batch(build, steps_per_execution):
     assert_parity(build, ROWS, steps_per_execution=steps_per_execution)
 
 
+@pytest.mark.parametrize("fit_of_ours", [True, False])
+def test_a_difference_is_found(fit_of_ours):
+    """The test of these tests."""
+
+    def build(base):
+        class Swerves(base):
+            def transform_gradients(self, gradients, variables):
+                return [gradient * 1.001 for gradient in gradients]
+
+        return models.dense(Swerves)
+
+    with pytest.raises(AssertionError, match=r"under custom_fit\(\) .*kernel differs by up to"):
+        assert_parity(build, ROWS, fit_of_ours=fit_of_ours)
+
+
 @pytest.mark.parametrize("build", [models.dropout, models.batch_norm])
 def test_steps_per_execution_that_divides_the_epoch(build):
     assert_parity(build, {"x": X[:64], "y": Y[:64]}, steps_per_execution=4)
