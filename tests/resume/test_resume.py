@@ -519,7 +519,7 @@ def test_with_very_many_epochs_to_go_their_orders_are_not_all_held_in_memory(tmp
         "max_steps": steps,
     }
     train(models.dense, given(7), tmp_path)
-    with pytest.warns(UserWarning, match="certain for the next 200 epochs only. Received: 999998 epochs to go"):
+    with pytest.warns(UserWarning, match="certain for the next 200 passes only. Received: \\d+ passes to go"):
         taken_up = train(models.dense, given(12), tmp_path)
     assert_same(taken_up, train(models.dense, given(12)))
 
