@@ -13,7 +13,7 @@ from customfit.compat import tf
 JSON = Any  # what JSON can hold: `None`, bools, numbers, strings, and lists and dicts of such
 
 
-def pack(value: Any, name: str, tensors: dict[str, Any]) -> Any:
+def pack(value: object, name: str, tensors: dict[str, Any]) -> JSON:
     """A value as JSON can hold it; arrays in it go into `tensors`.
 
     Raises:
@@ -40,7 +40,7 @@ def pack(value: Any, name: str, tensors: dict[str, Any]) -> Any:
     raise TypeError(f"A state must be numbers, strings, arrays, lists and dicts. Received: {name}={value!r}")
 
 
-def unpack(value: Any, tensors: dict[str, np.ndarray]) -> Any:
+def unpack(value: JSON, tensors: dict[str, np.ndarray]) -> Any:
     """What `pack` was given."""
     if isinstance(value, list):
         return [unpack(item, tensors) for item in value]
@@ -78,7 +78,7 @@ def read_tensors(prefix: Path) -> dict[str, np.ndarray]:
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
-def as_json(value: Any) -> Any:
+def as_json(value: object) -> JSON:
     """A value as it comes back from JSON, with a description of what JSON cannot hold."""
     return json.loads(json.dumps(value, default=_described))
 

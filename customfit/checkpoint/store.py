@@ -11,7 +11,7 @@ import shutil
 import uuid
 import warnings
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
 
 from customfit.checkpoint.lock import CheckpointError, DirectoryLock
 
@@ -35,7 +35,7 @@ class CheckpointStore:
         keep: How many of the newest to keep, besides the best.
     """
 
-    def __init__(self, directory: Any, keep: int):
+    def __init__(self, directory: str | os.PathLike[str], keep: int):
         self.directory = Path(os.path.expanduser(os.fspath(directory)))
         self._keep = keep
         self.lock = DirectoryLock(self.directory)

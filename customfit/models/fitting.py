@@ -280,13 +280,13 @@ class Fitting(compat.KerasModel):
             self.stop_training = True
         return logs
 
-    def make_train_function(self, force: bool = False) -> Any:
+    def make_train_function(self, force: bool = False) -> Callable[..., Any]:
         """Makes Keras's `train_function`. With `force=True` the compiled steps of `custom_fit` are made again, too."""
         if force:
             self.forget_steps()
         return super().make_train_function(force)
 
-    def make_test_function(self, force: bool = False) -> Any:
+    def make_test_function(self, force: bool = False) -> Callable[..., Any]:
         """Makes Keras's `test_function`. With `force=True` the compiled steps of `custom_fit` are made again, too."""
         if force:
             self._compiled_steps = None

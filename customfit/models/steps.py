@@ -7,7 +7,7 @@ from typing import Any
 
 from customfit import compat
 from customfit.compat import keras, tf
-from customfit.data import count_batch_rows
+from customfit.data import Batch, count_batch_rows
 from customfit.gradients import Clip, Gradient, GradientPipeline
 
 
@@ -20,7 +20,7 @@ class TrainingSteps(compat.KerasModel):
 
     gradient_pipeline: GradientPipeline = GradientPipeline()
 
-    def train_step(self, data: Any) -> dict[str, Any]:
+    def train_step(self, data: Batch) -> dict[str, Any]:
         """Runs one step of training: forward pass, loss, gradients, new weights, metrics.
 
         Args:
@@ -40,7 +40,7 @@ class TrainingSteps(compat.KerasModel):
             logs = self.compute_metrics(x, y, y_pred, sample_weight)
         return self.gradient_pipeline.logs(self, logs)
 
-    def test_step(self, data: Any) -> dict[str, Any]:
+    def test_step(self, data: Batch) -> dict[str, Any]:
         """Runs one step of validation: forward pass with `training=False`, loss, metrics. No weight moves.
 
         Args:

@@ -26,7 +26,7 @@ from customfit.arguments import as_count
 from customfit.callbacks import EarlyStopping, LogEvery, make_early_stopping
 from customfit.checkpoint import Checkpoints, Directory
 from customfit.compat import CallbackLike, History, keras
-from customfit.data import Block, Source, make_validation_source, validation_arguments
+from customfit.data import Batch, Block, Source, make_validation_source, validation_arguments
 from customfit.every import Duration
 from customfit.execution import CompiledStep, CompiledSteps, compiled_steps, has_workers
 from customfit.training.checkpointing import SessionCheckpoints
@@ -275,7 +275,7 @@ class TrainingSession:
         self._stop.reach_limit(limit)  # time may run out after an epoch's last step
         return logs
 
-    def train_on(self, batch: Any) -> Logs:
+    def train_on(self, batch: Batch) -> Logs:
         """Trains one step on a batch that you hold, between `on_train_batch_begin` and `on_train_batch_end`.
 
         Args:
