@@ -19,7 +19,7 @@ import numpy as np
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow does not announce itself
 import tensorflow as tf
 
-from customfit import CustomTrainModel, TrainingSession
+from customfit import CustomTrainModel, EarlyStopping, TrainingSession
 
 keras = tf.keras
 
@@ -90,7 +90,7 @@ def main():
     rng = np.random.default_rng(args.seed)
     game, model = make_game(16), build_model()
     policy = tf.function(model)  # much faster than `model.predict` on a few rows
-    early_stopping = dict(monitor="average_return", mode="max", stopping_threshold=ENOUGH, patience=args.epochs)
+    early_stopping = EarlyStopping("average_return", mode="max", stopping_threshold=ENOUGH, patience=args.epochs)
 
     episodes = play(policy, game, rng, args.seed)
     with TrainingSession(model, epochs=args.epochs, verbose=args.verbose, early_stopping=early_stopping) as session:

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from customfit import CustomTrainModel, TrainingSession
+from customfit import CustomTrainModel, EarlyStopping, TrainingSession
 from customfit.callbacks import LogEvery
 from customfit.compat import keras, tf
 from customfit.data import Block, SingleBatch
@@ -86,7 +86,7 @@ def test_a_loop_without_with_left_by_break_keeps_its_last_epoch(model):
 
 
 def test_own_values_reach_history_and_early_stopping(model):
-    stopping = {"monitor": "average_return", "mode": "max", "stopping_threshold": 3.0, "patience": 10}
+    stopping = EarlyStopping("average_return", mode="max", stopping_threshold=3.0, patience=10)
     with TrainingSession(model, epochs=10, verbose=0, early_stopping=stopping) as session:
         for epoch in session.epochs():
             session.train_on(batches()[0])

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from customfit import CustomTrainModel, TrainingSession
+from customfit import CustomTrainModel, EarlyStopping, TrainingSession
 from customfit.compat import keras
 from customfit.data import ArraySource
 from customfit.training import run_epochs
@@ -75,7 +75,7 @@ def test_a_second_ctrl_c_stops_at_once(model):
 
 def test_sigterm_returns_the_history_and_says_so(model):
     sends = Sends(signal.SIGTERM)
-    stopping = {"monitor": "loss", "mode": "max", "patience": 9}  # the first epoch stays the best
+    stopping = EarlyStopping("loss", mode="max", patience=9)  # the first epoch stays the best
     history = model.custom_fit(
         X, Y, epochs=9, batch_size=64, verbose=0, callbacks=[sends], early_stopping=stopping, shuffle=False
     )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from customfit import CustomTrainModel
+from customfit import CustomTrainModel, compat
 from customfit.compat import keras, tf
 from customfit.data import ArraySource, Block, SingleBatch, make_source
 from tests.parity import models
@@ -67,9 +67,11 @@ class ResumableSlices(Slices):
 @supports("Data", "a `customfit.data.Source`: `ArraySource`, or a class of your own", fit="no")
 @pytest.mark.parametrize("make", [lambda: ArraySource(X, Y, batch_size=16), Slices], ids=["ArraySource", "own"])
 def test_a_source_trains_and_validates_as_the_arrays_do(make):
-    arrays = train(models.dropout, "custom_fit", {"x": X, "y": Y, "validation_data": (X, Y)})
+    # Keras 2's dropout starts again in each trace, and batches of two static shapes make two.
+    build = models.dropout if compat.IS_KERAS_3 else models.dense
+    arrays = train(build, "custom_fit", {"x": X, "y": Y, "validation_data": (X, Y)})
     given = {"x": make(), "validation_data": make(), "batch_size": None, "shuffle": True}
-    assert_equal(train(models.dropout, "custom_fit", given), arrays)
+    assert_equal(train(build, "custom_fit", given), arrays)
     evaluated = arrays[0].custom_evaluate(make(), verbose=0)
     np.testing.assert_array_equal(evaluated, arrays[0].custom_evaluate(X, Y, batch_size=16, verbose=0))
 

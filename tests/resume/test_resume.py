@@ -455,7 +455,7 @@ def test_why_a_training_has_stopped_is_known_to_the_call_after_it(why, tmp_path)
     if why == "a row is not finite":
         given["x"], options = np.where(np.arange(70)[:, None] == 40, np.nan, X), {"nonfinite": "stop"}
     elif why == "early stopping":
-        given["early_stopping"] = {"monitor": "loss", "patience": 1, "min_delta": 10.0}
+        given["early_stopping"] = EarlyStopping("loss", patience=1, min_delta=10.0)
     else:
         stop = lambda epoch, logs: setattr(given["callbacks"][0].model, "stop_training", epoch == 1)
         given["callbacks"] = [keras.callbacks.LambdaCallback(on_epoch_end=stop)]
