@@ -39,7 +39,7 @@ def untouched(model):
         ({"x": X, "y": Y, "initial_epoch": -1}, r"`initial_epoch`"),
         ({"x": X, "y": Y, "batch_size": 0}, r"`batch_size` must be a positive integer. Received: batch_size=0"),
         ({"x": X, "y": Y, "steps_per_epoch": 0}, r"`steps_per_epoch` must be a positive integer"),
-        ({"x": X, "y": Y, "validation_split": 1.5}, r"`validation_split` must leave rows"),
+        ({"x": X, "y": Y, "validation_split": 1.5}, r"`validation_split` must be between 0 and 1. Received: .*1.5"),
         ({"x": X, "y": Y, "validation_freq": 0}, r"`validation_freq` must be a positive integer"),
         ({"x": X, "y": Y, "validation_data": (X, Y[:-1])}, r"same number of rows"),
         (

@@ -17,13 +17,14 @@ ROOMS = {
     "__init__": "",
     "models": "model mixin fitting overrides opening compiling steps",
     "testing": "parity resume",
-    "training": "loop session pauses plan checkpointing dry_run validation evaluation hooks limits signals stop progress observers",
+    "training": "loop session pauses plan checkpointing dry_run validation evaluation hooks limits signals stop "
+    "progress observers",
     "debug clipping": "",
     "gradients": "pipeline update nonfinite step_dump metrics accumulation optimizers clipping layers",
     "checkpoint": "checkpointer checkpoints fingerprint training_state variables random_state store lock",
     "execution": "compiled_step xla graph random_ops pace sharding snapshot replicas trainable",
     "callbacks": "gradient_events gradient_health throughput log_every early_stopping printing monitoring",
-    "data": "make first datasets iterators iterables arrays placement rows source",
+    "data": "make first datasets iterators iterables arrays placement rows conversion weights source",
     "_show_versions": "",
     "serialization": "",
     "every": "",
@@ -33,7 +34,7 @@ ROOMS = {
 }
 FLOORS = {room: floor for floor, rooms in enumerate(reversed(ROOMS)) for room in rooms.split()}
 MODULES_OF = {room: modules.split() for rooms, modules in ROOMS.items() for room in rooms.split()}
-ALLOWED = ("_compiled_steps", "_replace")  # ours, and one of every NamedTuple
+ALLOWED = ("_compiled_steps", "_replace", "_fields")  # ours, and those of every NamedTuple
 
 
 def modules():

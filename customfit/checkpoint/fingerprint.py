@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
 
 from customfit import compat
 from customfit.checkpoint.variables import optimizers_of
-from customfit.compat import keras
+from customfit.compat import keras, tf
 from customfit.serialization import as_json
 
 
@@ -25,6 +26,7 @@ def fingerprint(model: keras.Model, data: Any, options: dict) -> dict:
         {
             "Keras": compat.GENERATION,
             **_layers(model.layers),
+            **_constant_tables(model),
             "loss": _loss(getattr(model, "loss", None)),
             "loss_weights": _plain(_compile_config(model).get("loss_weights")),
             "jit_compile": compat.jit_compile(model),
@@ -109,6 +111,21 @@ def _layers(layers: list) -> dict:
         inner = _layers(layer.layers) if hasattr(layer, "layers") else _plain(options)
         found[f"layer {index} ({type(layer).__name__})"] = {**inner, "dtype": layer.compute_dtype}
     return found
+
+
+def _constant_tables(model: keras.Model) -> dict[str, str]:
+    """Checksums of the tables that no step changes: the vocabularies of lookup layers."""
+    owners: dict[int, tuple[str, Any]] = {}
+    for owner in (model, *model.layers):
+        for table in tf.train.TrackableView(owner).descendants():
+            if isinstance(table, tf.lookup.StaticHashTable):
+                owners[id(table)] = (type(owner).__name__, table)
+    return {f"table {i} ({name})": _entries(table) for i, (name, table) in enumerate(owners.values())}
+
+
+def _entries(table: tf.lookup.StaticHashTable) -> str:
+    entries = sorted(zip(*(part.numpy().tolist() for part in table.export())))
+    return f"{len(entries)} entries with checksum {zlib.crc32(repr(entries).encode())}"
 
 
 def _loss(loss: Any) -> Any:

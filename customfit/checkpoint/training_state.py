@@ -11,7 +11,7 @@ from customfit.checkpoint.random_state import random_states, set_random_states
 from customfit.checkpoint.variables import check_variables, describe, variables_of
 from customfit.compat import keras, tf
 from customfit.data import Source
-from customfit.execution import compiled_steps
+from customfit.execution import compiled_steps, mutable_tables, read_tables, write_tables
 from customfit.serialization import JSON, pack, read_tensors, unpack, write_tensors
 
 VARIABLES = "variables"
@@ -45,7 +45,7 @@ class RunStop(Stateful, Protocol):
 
 
 class TrainingState:
-    """The state of a training run: variables, random states, callbacks, progress, positions in the data.
+    """The state of a training run: variables, tables, random states, callbacks, progress, positions in the data.
 
     Args:
         model: The model.
@@ -84,12 +84,12 @@ class TrainingState:
         Returns:
             The part of it that JSON can hold.
         """
-        tensors = {name: tf.identity(variable) for name, variable in variables_of(self._model).items()}
+        variables, tables = variables_of(self._model), mutable_tables(self._model)
         randomness = compiled_steps(self._model).randomness
-        tensors.update(
-            {f"op/{name}": tf.identity(state) for name, state in (randomness.states if randomness else {}).items()}
-        )
-        listed = [[name, describe(tensor)] for name, tensor in tensors.items()]
+        variables.update({f"op/{name}": state for name, state in (randomness.states if randomness else {}).items()})
+        listed = [[name, describe(each)] for name, each in {**variables, **tables}.items()]
+        tensors = {name: tf.identity(variable) for name, variable in variables.items()}
+        tensors.update(read_tables(tables))
         progress = self.progress
         record = {
             "at": {
@@ -118,15 +118,16 @@ class TrainingState:
         named = dict(record["variables"])
         if any(name.startswith("global/") for name in named):
             compat.create_keras_seed_generator()
-        variables = variables_of(self._model)
-        if any(name not in variables and not name.startswith("op/") for name in named):
+        variables, tables = variables_of(self._model), mutable_tables(self._model)
+        if any(name not in {**variables, **tables} and not name.startswith("op/") for name in named):
             spec = unpack(record["batch"], tensors) if self.batch_spec is None else self.batch_spec
             compiled_steps(self._model).train.build(spec)
-            variables = variables_of(self._model)
-        check_variables(named, variables)
+            variables, tables = variables_of(self._model), mutable_tables(self._model)
+        check_variables(named, {**variables, **tables})
         for name, variable in variables.items():
             if name in named:
                 variable.assign(tensors[name])
+        write_tables(tables, tensors)
         randomness = compiled_steps(self._model).randomness
         if randomness is not None:
             randomness.restore({name[3:]: tensors[name] for name in named if name.startswith("op/")})

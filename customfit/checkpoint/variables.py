@@ -28,10 +28,10 @@ def variables_of(model: keras.Model) -> dict[str, tf.Variable]:
                 for replica, copy in enumerate(copies):
                     found[name if len(copies) == 1 else f"{name}/replica_{replica}"] = copy
 
-    add("model", [*model.weights])
-    add("state", [*model.variables])
+    add("model", compat.variables_in(model.weights))
+    add("state", compat.variables_in(model.variables))
     for index, metric in enumerate(model.metrics):
-        add(f"metric/{index}", [*metric.variables])
+        add(f"metric/{index}", compat.variables_in(metric.variables))
     for index, optimizer in enumerate(optimizers_of(model)):
         add(f"optimizer/{index}", compat.optimizer_variables(optimizer))
     add("gradients", model.gradient_pipeline.variables)
@@ -44,7 +44,8 @@ def variables_of(model: keras.Model) -> dict[str, tf.Variable]:
 def random_variables(model: keras.Model) -> list:
     """Returns the states of random generators: of Keras 3's seeds, and of random ops."""
     randomness = compiled_steps(model).randomness
-    seeds = [compat.tf_variable(variable) for variable in model.variables if "seed_generator" in stable_name(variable)]
+    variables = compat.variables_in(model.variables)
+    seeds = [compat.tf_variable(variable) for variable in variables if "seed_generator" in stable_name(variable)]
     return [*seeds, *(randomness.states.values() if randomness else [])]
 
 
@@ -66,7 +67,9 @@ def stable_name(variable: Any) -> str:
 
 
 def describe(tensor: Any) -> str:
-    """Returns the dtype and shape of a tensor or variable, as text."""
+    """Returns the dtype and shape of a tensor or variable, or the dtypes of a table, as text."""
+    if hasattr(tensor, "key_dtype"):
+        return f"table of {tensor.key_dtype.name} to {tensor.value_dtype.name}"
     return f"{tensor.dtype.name}{list(tensor.shape)}"
 
 
@@ -76,7 +79,7 @@ def missing(saved: dict, variables: dict) -> list[str]:
 
 
 def check_variables(saved: dict, variables: dict) -> None:
-    """Refuses variables that are not those of the model.
+    """Refuses variables and tables that are not those of the model.
 
     Raises:
         ValueError: If a name, shape or dtype differs.

@@ -56,6 +56,7 @@ from customfit.compat.models import (
     steps_per_execution,
     tf_variable,
     variable_path,
+    variables_in,
 )
 from customfit.compat.optimizers import (
     TensorType,
@@ -160,4 +161,5 @@ __all__ = [
     "unscale_gradients",
     "validation_continues",
     "variable_path",
+    "variables_in",
 ]

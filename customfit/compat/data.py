@@ -181,7 +181,7 @@ def _refused_if_empty() -> Iterator[None]:
     try:
         yield
     except (StopIteration, IndexError) as error:
-        raise ValueError(f"The data must give at least one batch. Received: none ({error!r})") from error
+        raise ValueError("The data must give at least one batch. Received: none") from error
 
 
 def _nothing() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from customfit.compat.versions import IS_KERAS_3, keras, module_beside_model, tf
@@ -86,6 +86,11 @@ def steps_per_execution(model: keras.Model) -> int:
 def jit_compile(model: keras.Model) -> bool:
     """Whether the model's steps are compiled with XLA. Keras has resolved "auto" by the time of this call."""
     return bool(model.jit_compile)
+
+
+def variables_in(weights: Iterable[Any]) -> list[Variable]:
+    """Returns the variables among weights. Keras 2 lists the vocabulary of a lookup layer among them as well."""
+    return [weight for weight in weights if hasattr(weight, "assign")]
 
 
 def tf_variable(variable: Variable) -> tf.Variable:

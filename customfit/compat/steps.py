@@ -12,7 +12,7 @@ import importlib
 import inspect
 from typing import Any, Callable, TypeVar
 
-from customfit.compat.models import tf_variable
+from customfit.compat.models import tf_variable, variables_in
 from customfit.compat.versions import IS_KERAS_3, KERAS_VERSION, keras, tf
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -85,9 +85,9 @@ def track_loss(model: keras.Model, loss: tf.Tensor | None, x: Any) -> None:
 def step_state(model: keras.Model) -> list[tf.Variable]:
     """Returns what a step changes besides the trained weights: moving averages, metrics, random seeds."""
     trainable = {id(variable) for variable in model.trainable_variables}
-    variables = [variable for variable in model.variables if id(variable) not in trainable]
-    variables += [variable for metric in model.metrics for variable in metric.variables]
-    native = [tf_variable(variable) for variable in variables]
+    weights = [weight for weight in model.variables if id(weight) not in trainable]
+    weights += [weight for metric in model.metrics for weight in metric.variables]
+    native = [tf_variable(variable) for variable in variables_in(weights)]
     return list({id(variable): variable for variable in native}.values())
 
 

@@ -9,9 +9,11 @@ from typing import Any, Callable
 from customfit import compat
 from customfit.arguments import as_count
 from customfit.compat import keras, tf
+from customfit.data.conversion import as_rows
 from customfit.data.placement import nbytes, place_rows
-from customfit.data.rows import are_rows, as_rows, count_rows
+from customfit.data.rows import are_rows, count_rows
 from customfit.data.source import BatchSpec, Block, warn_of_short_epoch
+from customfit.data.weights import match_outputs
 
 DEFAULT_BATCH_SIZE = 32
 Arrays = Any  # an array or tensor of shape `(rows, ...)`, or nested tuples, lists and dicts of them
@@ -58,20 +60,19 @@ class ArraySource:
         continues: bool = False,
         resident_share: float = 0.5,
     ):
-        x, y, sample_weight = as_rows(x), as_rows(y), as_rows(sample_weight)
+        x, y, sample_weight = as_rows(x), as_rows(y, "y"), as_rows(sample_weight, "sample_weight")
         if not are_rows(x, y, sample_weight):
             raise ValueError(f"`x`, `y` and `sample_weight` must be arrays or tensors. Received: x of type {type(x)}")
-        self.rows = count_rows(x=x, y=y, sample_weight=sample_weight)
+        self.rows = count_rows({"x": x, "y": y, "sample_weight": sample_weight})
         if steps_per_epoch is not None:
             steps_per_epoch = as_count("steps_per_epoch", steps_per_epoch)
         if batch_size is None:
             batch_size = math.ceil(self.rows / steps_per_epoch) if steps_per_epoch else DEFAULT_BATCH_SIZE
         self.batch_size = as_count("batch_size", batch_size)
         self._pass_steps = math.ceil(self.rows / self.batch_size)
-        self.steps = steps_per_epoch or self._pass_steps
-        if sample_weight is not None and tf.nest.is_nested(y) and not tf.nest.is_nested(sample_weight):
-            sample_weight = tf.nest.map_structure(lambda _: sample_weight, y)  # one weight for every output
-        batch = keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+        self._epoch_steps: int = steps_per_epoch or self._pass_steps
+        self.steps: int | None = self._epoch_steps
+        batch = keras.utils.pack_x_y_sample_weight(x, y, match_outputs(y, sample_weight, None))
         self._data = place_rows(batch, self.batch_size, resident_share)
         self.nbytes = nbytes(batch)
         self._shuffle = shuffle
@@ -100,17 +101,17 @@ class ArraySource:
     def blocks(self, size: Callable[[int], int]) -> Iterator[Block]:
         """Yields the next epoch's steps, in blocks of at most `size(step)` that stay within a pass over the data."""
         begin, self._begin = self._begin, 0
-        while begin < self.steps:
+        while begin < self._epoch_steps:
             if self._next == self._pass_steps:
                 if self._passes_left == 0 or (begin > 0 and not self._streams):
-                    warn_of_short_epoch(begin, self.steps)
+                    warn_of_short_epoch(begin, self._epoch_steps)
                     break
                 self._data.start(self._draw_order())
                 self._next = 0
             planned = size(begin)
             if planned == 0:
                 break
-            count = min(planned, self.steps - begin, self._pass_steps - self._next)
+            count = min(planned, self._epoch_steps - begin, self._pass_steps - self._next)
             feed, first, count = self._data.feed(self._next, count)
             self._next += count
             yield Block(begin, planned, count, self._data.fetch, feed, first)
@@ -128,7 +129,7 @@ class ArraySource:
         return {
             "rows": self.rows,
             "batch_size": self.batch_size,
-            "steps_per_epoch": self.steps,
+            "steps_per_epoch": self._epoch_steps,
             "shuffle": self._shuffle,
             "arrays": str(self.element_spec),
             "checksum of rows": self._data.checksum(),
@@ -156,10 +157,10 @@ class ArraySource:
         """Goes to where so many passes have been made, each begun by `restart`, by drawing their orders."""
         if self._continues:
             for _ in range(passes):
-                for _ in self.blocks(lambda _: self.steps):
+                for _ in self.blocks(lambda _: self._epoch_steps):
                     pass  # what a pass has read is known without reading it
             return
-        for _ in range(passes * (math.ceil(self.steps / self._pass_steps) if self._streams else 1)):
+        for _ in range(passes * (math.ceil(self._epoch_steps / self._pass_steps) if self._streams else 1)):
             self._draw_order()
         self.restart()
 

@@ -36,6 +36,7 @@ class DatasetSource:
         epochs: How many epochs will be asked for.
         shuffle: Whether Keras reads the data, a `Sequence`, in a new order each epoch.
         continues: Whether a run continues the pass that the last one left.
+        must_have_data: Whether it is an error, and not only a warning, if there is no batch at all.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class DatasetSource:
         epochs: int = 1,
         shuffle: bool | str = False,
         continues: bool = False,
+        must_have_data: bool = True,
     ):
         self._data = data
         self._asked = steps
@@ -59,6 +61,7 @@ class DatasetSource:
         self._epochs_wanted = epochs
         self._shuffle = shuffle
         self._continues = continues
+        self._must_have_data = must_have_data
         self._size = _batches_in(data.dataset)  # in a pass, for certain
         self._iterators = Iterators(data.new_iterator)
         self._iterator: Any = None  # of the current pass
@@ -174,8 +177,9 @@ class DatasetSource:
         """
         if self._size is None or self._size - self._read < count:
             return True
-        reads_to_the_end = self._asked is not None and not self._data.renews_at_end
-        return reads_to_the_end and self._size != math.inf and self._size % self._asked > 0
+        if self._asked is None or self._data.renews_at_end:
+            return False
+        return self._size != math.inf and self._size % self._asked > 0
 
     def _count_block(self) -> None:
         """Counts the batches of the block that has been run."""
@@ -186,11 +190,14 @@ class DatasetSource:
 
     def _end_data(self, seen: int) -> None:
         """Records that the pass has ended, in the middle of an epoch or where its number of batches was not known."""
-        if not self._has_had_data:
+        if not self._has_had_data and self._must_have_data:
             raise ValueError("The data must give at least one batch an epoch. Received: none")
         read, self._read = self._read, 0
         if self.restarts:
             self._iterator = None
+        if not self._has_had_data:
+            warn_of_short_epoch(0, self.steps)
+            return
         if self._count is None and (self._asked is None or self._data.renews_at_end):
             self._count = self._data.most_after(read)
             if self._asked is None:
@@ -337,8 +344,8 @@ class DatasetSource:
 def _warn_of_reading(batches: int) -> None:
     if batches:
         warnings.warn(
-            f"The position of the data cannot be restored: {batches} batches are read again, and not trained on. What the "
-            "data draws from generators of its own (`tf.random.Generator`, Python functions within a "
+            f"The position of the data cannot be restored: {batches} batches are read again, and not trained on. What "
+            "the data draws from generators of its own (`tf.random.Generator`, Python functions within a "
             "`tf.data.Dataset`) then differs. A `tf.data.Dataset` without Python functions and `tf.random` ops (but "
             "`tf.random.stateless_*`) continues at once.",
             stacklevel=3,
@@ -359,16 +366,24 @@ def _batches_in(dataset: tf.data.Dataset) -> float | None:
     return None if cardinality == tf.data.UNKNOWN_CARDINALITY else cardinality
 
 
-def check_dataset(dataset: tf.data.Dataset, steps: int | None, name: str = "steps_per_epoch") -> None:
+def is_dataset(data: object) -> bool:
+    """Whether it is a `tf.data.Dataset`, or one that is distributed already."""
+    return hasattr(data, "element_spec")
+
+
+def check_dataset(dataset: tf.data.Dataset, steps: int | None, name: str, steps_name: str) -> None:
     """Refuses a dataset that has no batch, or no end and no `steps` to an epoch.
 
     Args:
         dataset: The dataset.
         steps: Steps in an epoch.
-        name: The argument that says so.
+        name: The argument that it was given as.
+        steps_name: The argument that gives `steps`.
     """
     batches = _batches_in(dataset)
     if batches == 0:
-        raise ValueError("The dataset must have at least one batch. Received: a dataset of cardinality 0")
+        raise ValueError(f"`{name}` must have at least one batch. Received: a dataset of cardinality 0")
     if batches == math.inf and steps is None:
-        raise ValueError(f"`{name}` must be given for a dataset that repeats without end. Received: {name}=None")
+        raise ValueError(
+            f"`{steps_name}` must be given for a dataset that repeats without end. Received: {steps_name}=None"
+        )

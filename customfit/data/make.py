@@ -11,10 +11,12 @@ from customfit import compat
 from customfit.arguments import as_count
 from customfit.compat import keras, tf
 from customfit.data.arrays import ArraySource
-from customfit.data.datasets import DatasetSource, check_dataset
+from customfit.data.conversion import as_rows
+from customfit.data.datasets import DatasetSource, check_dataset, is_dataset
 from customfit.data.iterables import as_generator, is_iterator, iterable_data
-from customfit.data.rows import are_rows, as_rows, weigh_classes
+from customfit.data.rows import are_rows, count_rows
 from customfit.data.source import Source, is_source
+from customfit.data.weights import check_class_weight, match_outputs, weigh_classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +26,18 @@ class ArgumentNames:
     x: str = "x"
     steps: str = "steps_per_epoch"
     batch_size: str = "batch_size"
+    is_whole: bool = False  # whether `x` may be a tuple that holds targets and weights as well
+
+    def parts(self, y: Any) -> tuple[str, str, str]:
+        """The names of inputs, targets and weights."""
+        if self.is_whole and y is not None:
+            return f"{self.x}[0]", f"{self.x}[1]", f"{self.x}[2]"
+        return self.x, "y", "sample_weight"
 
 
 FIT = ArgumentNames()
 EVALUATE = ArgumentNames(steps="steps")
-VALIDATION = ArgumentNames("validation_data", "validation_steps", "validation_batch_size")
+VALIDATION = ArgumentNames("validation_data", "validation_steps", "validation_batch_size", is_whole=True)
 
 
 def make_source(
@@ -73,7 +82,12 @@ def make_source(
             f"Received: {names.x}=None"
         )
     if is_source(x):
-        decided = {names.batch_size: batch_size, names.steps: steps_per_epoch, "class_weight": class_weight, **workers}
+        decided: dict[str, Any] = {
+            names.batch_size: batch_size,
+            names.steps: steps_per_epoch,
+            "class_weight": class_weight,
+            **workers,
+        }
         if shuffle is not True:  # the default of `custom_fit`
             decided["shuffle"] = shuffle
         _check_alone(x, names, y=y, sample_weight=sample_weight, **decided)
@@ -85,41 +99,38 @@ def make_source(
     if shuffle not in (None, True, False, "batch"):
         raise ValueError(f"`shuffle` must be True, False or 'batch'. Received: shuffle={shuffle!r}")
     shuffle = shuffle or False
-    x, y, sample_weight = as_rows(x), as_rows(y), as_rows(sample_weight)
+    weights_by_class = check_class_weight(class_weight)
+    parts = {name: as_rows(part, name) for name, part in zip(names.parts(y), (x, y, sample_weight))}
+    _check_not_empty(parts)
+    x, y, sample_weight = parts.values()
     if are_rows(x, y, sample_weight):
-        if class_weight:
-            sample_weight = weigh_classes(y, sample_weight, class_weight)
-        return ArraySource(
-            x,
-            y,
-            sample_weight,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            steps_per_epoch=steps_per_epoch,
-            epochs=epochs,
-            continues=continues,
-        )
-    options = dict(steps_per_epoch=steps_per_epoch, epochs=epochs, class_weight=class_weight, model=model, **workers)
-    is_dataset = hasattr(x, "element_spec")
-    if is_dataset:
-        check_dataset(x, steps_per_epoch, names.steps)
-    if is_dataset or not hasattr(x, "__iter__") or _is_keras_data(x) or tf.nest.is_nested(x):
-        restarts = not is_iterator(x)
-        shuffle = shuffle and not is_dataset and restarts  # a dataset shuffles itself
-        data = compat.keras_data(x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, **options)
-        return DatasetSource(
-            data,
-            steps_per_epoch,
-            restarts=restarts,
-            is_dataset=is_dataset,
-            epochs=epochs,
-            shuffle=shuffle,
-            continues=continues,
-        )
-    _check_targets_in_batches(x, names, y=y, sample_weight=sample_weight)
-    if is_iterator(x):
-        return DatasetSource(compat.keras_data(as_generator(x), **options), steps_per_epoch, restarts=False)
-    return DatasetSource(iterable_data(x, **options), steps_per_epoch, restarts=True)
+        count_rows(parts)
+        if weights_by_class:
+            sample_weight = weigh_classes(y, sample_weight, weights_by_class)
+        sample_weight = match_outputs(y, sample_weight, getattr(model, "output_names", None))
+        options: dict[str, Any] = dict(batch_size=batch_size, steps_per_epoch=steps_per_epoch, epochs=epochs)
+        return ArraySource(x, y, sample_weight, shuffle=shuffle, continues=continues, **options)
+    options = dict(
+        steps_per_epoch=steps_per_epoch, epochs=epochs, class_weight=weights_by_class, model=model, **workers
+    )
+    if not (is_dataset(x) or _is_keras_data(x)):
+        _check_targets_in_batches(x, names, y=y, sample_weight=sample_weight)
+        data = compat.keras_data(as_generator(x), **options) if is_iterator(x) else iterable_data(x, **options)
+        return DatasetSource(data, steps_per_epoch, restarts=not is_iterator(x), must_have_data=not names.is_whole)
+    if is_dataset(x):
+        check_dataset(x, steps_per_epoch, names.x, names.steps)
+    # A dataset shuffles itself, and a generator cannot be shuffled.
+    shuffle = shuffle and not is_dataset(x) and not is_iterator(x)
+    return DatasetSource(
+        compat.keras_data(x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, **options),
+        steps_per_epoch,
+        restarts=not is_iterator(x),
+        is_dataset=is_dataset(x),
+        epochs=epochs,
+        shuffle=shuffle,
+        continues=continues,
+        must_have_data=not names.is_whole,
+    )
 
 
 def make_evaluation_source(
@@ -157,6 +168,11 @@ def validation_arguments(
             for prefix, arguments in validation_arguments(data, batch_size=rows, steps=steps).items():
                 named[f"val_{name}_{prefix[len('val_') :]}"] = arguments
         return named
+    if isinstance(validation_data, (dict, list, tuple)) and not validation_data:
+        raise ValueError(
+            "`validation_data` must be `(x, y)`, a dataset or other data; leave it out to train without validation. "
+            f"Received: validation_data={validation_data!r}"
+        )
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
     return {"val_": dict(x=x, y=y, sample_weight=sample_weight, batch_size=batch_size, steps=steps)}
 
@@ -212,4 +228,15 @@ def _short(value: object) -> str:
 
 
 def _is_keras_data(x: Any) -> bool:
-    return isinstance(x, (types.GeneratorType, keras.utils.Sequence)) or compat.is_torch_data_loader(x)
+    """Whether Keras has a data adapter for it, or an error of its own."""
+    known = isinstance(x, (types.GeneratorType, keras.utils.Sequence)) or compat.is_torch_data_loader(x)
+    return known or not hasattr(x, "__iter__") or tf.nest.is_nested(x)
+
+
+def _check_not_empty(parts: Mapping[str, Any]) -> None:
+    """Refuses lists, tuples and dicts with nothing in them, and a `Sequence` of no batch."""
+    for name, part in parts.items():
+        if isinstance(part, keras.utils.Sequence) and hasattr(part, "__len__") and len(part) == 0:
+            raise ValueError(f"`{name}` must have at least one batch. Received: a {type(part).__name__} of length 0")
+        if tf.nest.is_nested(part) and not tf.nest.flatten(part):
+            raise ValueError(f"`{name}` must not be empty. Received: {name}={part!r}")

@@ -217,8 +217,9 @@ def checksum(arrays: Batch) -> int:
         if isinstance(leaf, (np.ndarray, tf.Tensor)):
             stride = max(1, leaf.shape[0] // CHECKED_ROWS)
             for rows in (leaf[::stride], leaf[-1:]):
-                tensor = to_tensor(rows) if isinstance(rows, np.ndarray) else rows
-                total = zlib.crc32(np.ascontiguousarray(tensor).tobytes(), total)
+                values = np.ascontiguousarray(to_tensor(rows) if isinstance(rows, np.ndarray) else rows)
+                strings = values.dtype == object  # of which the array holds the addresses
+                total = zlib.crc32(b"\0".join(values.ravel()) if strings else values.tobytes(), total)
     return total
 
 

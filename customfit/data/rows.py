@@ -1,52 +1,17 @@
-"""Data in memory, as rows: what counts as such, as tensors, split, weighed and gathered."""
+"""Rows of arrays and tensors: counted, split, on the device, gathered."""
 
 from __future__ import annotations
 
 import math
+import numbers
+from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 import numpy as np
 
 from customfit import compat
 from customfit.compat import keras, tf
-
-
-def as_rows(data: Any) -> Any:
-    """Turns what holds rows into NumPy arrays and tensors, and leaves everything else as it is.
-
-    Args:
-        data: An array, tensor, pandas `DataFrame` or `Series`, scipy sparse matrix or list of numbers; or a nested
-            structure of them.
-
-    Returns:
-        The same structure, with a NumPy array or a tensor for each.
-    """
-    if isinstance(data, dict):
-        return {key: as_rows(value) for key, value in data.items()}
-    if isinstance(data, list) and _holds_scalars(data):
-        return np.asarray(data)
-    if isinstance(data, tuple) and hasattr(data, "_fields"):
-        return type(data)(*map(as_rows, data))
-    if isinstance(data, (list, tuple)):
-        return type(data)(map(as_rows, data))
-    if hasattr(data, "iloc"):  # pandas
-        values = data.to_numpy()
-        return values if values.ndim > 1 else values[:, np.newaxis]
-    if hasattr(data, "tocoo"):  # scipy
-        matrix = data.tocoo()
-        indices = np.stack([matrix.row, matrix.col], axis=1).astype("int64")
-        return tf.sparse.reorder(tf.SparseTensor(indices, matrix.data, matrix.shape))
-    if isinstance(data, np.ndarray) and data.dtype == object and all(isinstance(row, (str, bytes)) for row in data):
-        return tf.convert_to_tensor(data, tf.string)
-    if hasattr(data, "__array__") and not isinstance(data, (np.ndarray, tf.Tensor)):  # torch, JAX, a variable
-        return np.asarray(data)
-    return data
-
-
-def _holds_scalars(data: Any) -> bool:
-    while isinstance(data, list) and data:
-        data = data[0]
-    return isinstance(data, (bool, int, float, str, bytes, np.generic))
+from customfit.data.conversion import as_rows
 
 
 def are_rows(*structures: Any) -> bool:
@@ -63,48 +28,59 @@ def _is_rows(leaf: Any) -> bool:
     )
 
 
-def count_rows(**structures: Any) -> int:
-    """The number of rows that all the arrays have.
+def count_rows(structures: Mapping[str, Any]) -> int:
+    """Returns the number of rows that all the arrays have.
+
+    Args:
+        structures: Nested structures of arrays, by what they are called.
 
     Raises:
         ValueError: If they differ, or there are none.
     """
-    counts: dict[str, list] = {
-        name: [leaf.shape[0] if len(leaf.shape) else None for leaf in tf.nest.flatten(structure) if leaf is not None]
+    shapes = {
+        name: [tuple(leaf.shape) for leaf in tf.nest.flatten(structure) if leaf is not None]
         for name, structure in structures.items()
         if structure is not None
     }
-    received = ", ".join(f"{name}: {', '.join(map(str, rows))}" for name, rows in counts.items())
-    every = {rows for group in counts.values() for rows in group}
-    if len(every) != 1 or None in every:
+    for name, found in shapes.items():
+        for shape in found or [()]:
+            if not shape:
+                received = f"an array of shape {shape}" if found else "none"
+                raise ValueError(f"`{name}` must be arrays of rows. Received: {received}")
+    received = ", ".join(f"{name}: {', '.join(str(shape[0]) for shape in found)}" for name, found in shapes.items())
+    counts = {shape[0] for found in shapes.values() for shape in found}
+    if len(counts) != 1:
         raise ValueError(f"Arrays must all have the same number of rows. Received: {received}")
-    rows = every.pop()
+    rows = counts.pop()
     if rows == 0:
         raise ValueError(f"Arrays must have at least one row. Received: {received}")
     return rows
 
 
-def split_rows(arrays: Any, validation_split: float) -> tuple[Any, Any]:
+def split_rows(arrays: Sequence[Any], validation_split: float) -> tuple[Any, Any]:
     """Splits `(x, y, sample_weight)` into the first rows and the last share of them, as `fit` does.
 
     Args:
-        arrays: A nested structure of what `as_rows` takes.
+        arrays: Nested structures of what `as_rows` takes.
         validation_split: The share of rows, between 0 and 1, that goes into the second part.
 
     Returns:
-        Two structures like `arrays`.
+        Two tuples like `arrays`.
 
     Raises:
         ValueError: If the data are no arrays, or a part would be empty.
     """
-    arrays = as_rows(arrays)
+    if not isinstance(validation_split, numbers.Real) or not 0 < validation_split < 1:
+        raise ValueError(f"`validation_split` must be between 0 and 1. Received: validation_split={validation_split!r}")
+    names = ("x", "y", "sample_weight")
+    arrays = tuple(as_rows(structure, name) for structure, name in zip(arrays, names))
     others = [leaf for leaf in tf.nest.flatten(arrays) if leaf is not None and not hasattr(leaf, "shape")]
     if others:
         raise ValueError(
             "`validation_split` can be used with arrays and tensors only; pass `validation_data` instead. Received: "
             f"data of type {type(others[0]).__name__}"
         )
-    rows = count_rows(data=arrays)
+    rows = count_rows(dict(zip(names, arrays)))
     split = math.floor(rows * (1.0 - validation_split))
     if not 0 < split < rows:
         raise ValueError(
@@ -122,33 +98,6 @@ def split_rows(arrays: Any, validation_split: float) -> tuple[Any, Any]:
         return tf.nest.map_structure(cut, arrays)
 
     return part(0, split), part(split, rows)
-
-
-def weigh_classes(y: Any, sample_weight: Any | None, class_weight: dict) -> np.ndarray:
-    """Sample weights in which each row counts as its class does, times its own weight where it has one.
-
-    Args:
-        y: Class ids of shape `(rows,)` or `(rows, 1)`, or one-hot rows of shape `(rows, classes)`.
-        sample_weight: Weights of shape `(rows,)`, or `None`.
-        class_weight: A weight for each class id; a class that is missing counts 1.
-
-    Returns:
-        Weights of shape `(rows,)`.
-
-    Raises:
-        ValueError: If there are several targets, or none.
-    """
-    if y is None or tf.nest.is_nested(y):
-        raise ValueError(
-            "`class_weight` must come with the targets of a single output. Received: "
-            f"{'no targets' if y is None else 'several targets'} in `y`"
-        )
-    y = np.asarray(y)
-    ids = y.argmax(axis=-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(y.shape[: max(1, y.ndim - 1)])
-    weights = np.ones(ids.shape, dtype=keras.backend.floatx())
-    for class_id, weight in class_weight.items():
-        weights[np.round(ids).astype("int64") == int(class_id)] = weight
-    return weights if sample_weight is None else weights * np.asarray(sample_weight)
 
 
 class SparseRows(tf.experimental.ExtensionType):

@@ -226,8 +226,9 @@ def _check_members(data: object, members: tuple[str, ...], must: str) -> None:
 
 def warn_of_short_epoch(seen: int, steps: int | None) -> None:
     """Warns that the data has ended before the epoch, as `fit` does."""
+    of = "" if steps is None else f" of {steps}"
     warnings.warn(
-        f"Your input ran out of data; the epoch ends after {seen} of {steps} steps. Make sure that your dataset or "
-        "generator can generate at least `steps_per_epoch * epochs` batches. You may need `.repeat()`.",
+        f"Your input ran out of data; the epoch ends after {seen}{of} steps. Make sure that your dataset or generator "
+        "can generate at least `steps_per_epoch * epochs` batches. You may need `.repeat()`.",
         stacklevel=2,
     )

@@ -2,7 +2,8 @@
 
 `CompiledSteps` owns a model's traces and the states of its random ops; the model holds it and drops it when it is
 compiled again. `TrainableModel` says what the engine needs of a model. `replicas` has what a step must do differently
-where several replicas run it. `VariableSnapshot` holds values to restore.
+where several replicas run it. `VariableSnapshot` holds values and entries of tables to
+restore.
 
 Design notes stand beside the code: BLOCKS.md, REPLICAS.md, RANDOMNESS.md.
 """
@@ -11,7 +12,7 @@ from customfit.execution import replicas
 from customfit.execution.compiled_step import CompiledStep, CompiledSteps, compiled_steps
 from customfit.execution.pace import Pace
 from customfit.execution.sharding import has_workers
-from customfit.execution.snapshot import VariableSnapshot
+from customfit.execution.snapshot import VariableSnapshot, mutable_tables, read_tables, write_tables
 from customfit.execution.trainable import Logs, StepName, TrainableModel, is_trainable
 
 __all__ = [
@@ -25,5 +26,8 @@ __all__ = [
     "compiled_steps",
     "has_workers",
     "is_trainable",
+    "mutable_tables",
+    "read_tables",
     "replicas",
+    "write_tables",
 ]

@@ -1,27 +1,74 @@
-"""The values of variables at one moment."""
+"""The values of variables, and the entries of tables, at one moment."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Union
+
+import numpy as np
 
 from customfit.compat import tf
 from customfit.execution import replicas
 
+Table = Union[tf.lookup.experimental.MutableHashTable, tf.lookup.experimental.DenseHashTable]
+
+
+def mutable_tables(model: tf.Module) -> dict[str, Table]:
+    """Returns the lookup tables that a step can change, by names that are the same in the next process.
+
+    Args:
+        model: The model that tracks them.
+    """
+    tracked = tf.train.TrackableView(model).descendants()
+    tables = [found for found in tracked if isinstance(found, Table.__args__)]  # type: ignore[attr-defined]
+    return {f"table/{index}": table for index, table in enumerate(tables)}
+
+
+def read_tables(tables: Mapping[str, Table]) -> dict[str, tf.Tensor]:
+    """Returns the keys and values of tables, by the names of the tables and "/keys" or "/values".
+
+    Args:
+        tables: The tables by name.
+    """
+    exported = {name: table.export() for name, table in tables.items()}
+    parts = [(f"{name}/{part}", tensor) for name, pair in exported.items() for part, tensor in zip(_PARTS, pair)]
+    return dict(parts)
+
+
+def write_tables(tables: Mapping[str, Table], entries: Mapping[str, tf.Tensor | np.ndarray]) -> None:
+    """Replaces the entries of tables.
+
+    Args:
+        tables: The tables by name.
+        entries: What `read_tables` returned.
+    """
+    for name, table in tables.items():
+        keys, values = (entries[f"{name}/{part}"] for part in _PARTS)
+        table.remove(table.export()[0])
+        table.insert(tf.convert_to_tensor(keys, table.key_dtype), tf.convert_to_tensor(values, table.value_dtype))
+
+
+_PARTS = ("keys", "values")
+
 
 class VariableSnapshot:
-    """Holds the values that variables have now, in order to restore them.
+    """Holds the values that variables, and the entries that tables have now, in order to restore them.
 
     Args:
         variables: The variables.
+        tables: Tables by name. Defaults to none.
     """
 
-    def __init__(self, variables: Iterable[tf.Variable]):
+    def __init__(self, variables: Iterable[tf.Variable], tables: Mapping[str, Table] | None = None):
         self._values = [(variable, tf.identity(variable)) for variable in variables]
+        self._tables = dict(tables or {})
+        self._entries = read_tables(self._tables)
 
     def restore(self) -> None:
-        """Restores the values."""
+        """Restores the values and entries."""
         for variable, value in self._values:
             variable.assign(value)
+        self._restore_tables()
 
     def restore_where(self, condition: tf.Tensor) -> None:
         """Restores the values in a graph, if a condition holds.
@@ -34,3 +81,9 @@ class VariableSnapshot:
             return
         for variable, value in self._values:  # an assignment synchronises replicas, which a branch must not do
             variable.assign(tf.where(condition, value, variable))
+        if self._tables:  # which the replicas share: each restores the same entries
+            tf.cond(condition, self._restore_tables, lambda: tf.constant(0))
+
+    def _restore_tables(self) -> tf.Tensor:
+        write_tables(self._tables, self._entries)
+        return tf.constant(0)

@@ -28,7 +28,7 @@ def variables_named(model: keras.Model, name: str) -> list[tf.Variable]:
     found = [*(layer for layer in all_layers(model) if layer.name == name), *_attributes(model).get(name, [])]
     if not found:
         raise KeyError(sorted({layer.name for layer in all_layers(model)} | set(_attributes(model))))
-    return [variable for item in found for variable in (item.weights if _is_layer(item) else [item])]
+    return compat.variables_in(weight for item in found for weight in (item.weights if _is_layer(item) else [item]))
 
 
 def all_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:

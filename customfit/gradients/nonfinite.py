@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from customfit import compat
 from customfit.compat import tf
 from customfit.data import Batch
-from customfit.execution import TrainableModel, VariableSnapshot, replicas
+from customfit.execution import TrainableModel, VariableSnapshot, mutable_tables, replicas
 from customfit.gradients import step_dump
 from customfit.gradients.clipping import Gradient
 
@@ -151,7 +151,7 @@ class NonFiniteGuard:
 
     @contextlib.contextmanager
     def undo_if_bad(self, model: TrainableModel, data: Batch) -> Iterator[None]:
-        """Undoes the step that is made within, if it is bad: moving averages, metrics and random states.
+        """Undoes the step that is made within, if it is bad: moving averages, metrics, random states and tables.
 
         Args:
             model: The model.
@@ -163,9 +163,10 @@ class NonFiniteGuard:
         if not self._has_metrics and replicas.replica_count() == 1:  # on several they exist before the first step
             # Metrics create their variables when they are first updated, and only what exists now can be undone. A
             # validation step is traced for that, and not run.
-            tf.function(model.test_step, autograph=False).get_concrete_function(data)
+            tf.function(compat.autographed(model.test_step), autograph=False).get_concrete_function(data)
             self._has_metrics = True
-        before = VariableSnapshot([variable for variable in compat.step_state(model) if replicas.can_assign(variable)])
+        variables = [variable for variable in compat.step_state(model) if replicas.can_assign(variable)]
+        before = VariableSnapshot(variables, mutable_tables(model))
         self._local.bad = None
         yield
         bad = self._local.bad

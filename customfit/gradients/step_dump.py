@@ -9,7 +9,7 @@ import pathlib
 from customfit import compat
 from customfit.compat import keras, tf
 from customfit.data import Batch, map_leaves
-from customfit.execution import Logs, TrainableModel, VariableSnapshot
+from customfit.execution import Logs, TrainableModel, VariableSnapshot, mutable_tables, read_tables, write_tables
 from customfit.serialization import pack, read_tensors, unpack, write_tensors
 
 BATCH, WRITTEN, STRUCTURE, STATE, MODEL = "batch", "batch.written", "batch.json", "state", "model.keras"
@@ -55,14 +55,15 @@ def has_batch(folder: str) -> bool:
 
 
 def save_state(folder: str, model: TrainableModel) -> None:
-    """Writes the model, and the values of all variables that its step depends on.
+    """Writes the model, and the values of all variables and tables that its step depends on.
 
     Args:
         folder: The folder.
         model: The model.
     """
     path = pathlib.Path(folder)
-    write_tensors(path / STATE, {str(index): variable for index, variable in enumerate(_state(model))})
+    variables = {str(index): variable for index, variable in enumerate(_state(model))}
+    write_tensors(path / STATE, {**variables, **read_tables(mutable_tables(model))})
     try:
         compat.save_model(model, str(path / MODEL))
     except Exception as error:  # a user's model may fail to save in any way: `replay` then takes the model
@@ -103,13 +104,15 @@ def replay(path: str | os.PathLike[str], model: keras.Model | None = None) -> Lo
     batch = _read_batch(folder)
     if not model.built:
         model(keras.utils.unpack_x_y_sample_weight(batch)[0])
-    guard, before = model.gradient_pipeline.guard, VariableSnapshot(_state(model))
+    guard, tables = model.gradient_pipeline.guard, mutable_tables(model)
+    before = VariableSnapshot(_state(model), tables)
     policy, guard.policy = guard.policy, None  # so that the step is not undone
     tf.debugging.enable_check_numerics()
     try:
         values = read_tensors(folder / STATE)
         for index, variable in enumerate(_state(model)):
             variable.assign(values[str(index)])
+        write_tables(tables, values)
         return compat.pythonify_logs(model.train_step(batch))
     finally:
         tf.debugging.disable_check_numerics()
@@ -118,7 +121,8 @@ def replay(path: str | os.PathLike[str], model: keras.Model | None = None) -> Lo
 
 
 def _state(model: TrainableModel) -> list[tf.Variable]:
-    return [*map(compat.tf_variable, model.trainable_variables), *compat.step_state(model)]
+    trainable = compat.variables_in(model.trainable_variables)
+    return [*map(compat.tf_variable, trainable), *compat.step_state(model)]
 
 
 def _read_batch(folder: pathlib.Path) -> Batch:

@@ -172,7 +172,7 @@ class _State:
 
 def _variables(model: keras.Model) -> list[tuple[str, np.ndarray]]:
     """The model's and its optimizer's variables by name, on the host."""
-    variables = [*model.weights, *compat.optimizer_variables(model.optimizer)]
+    variables = [*compat.variables_in(model.weights), *compat.optimizer_variables(model.optimizer)]
     return [(getattr(variable, "path", variable.name), np.asarray(variable)) for variable in variables]
 
 

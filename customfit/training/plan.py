@@ -114,7 +114,7 @@ def make_plan(
         updates=None if steps is None else _updates(begin, begin + steps, data.steps, accumulation),
         validations=validations,
         checkpoints=_checkpoints(checkpoints.options, at["epoch"], count, done, total),
-        parameter_bytes=_bytes(model.weights),
+        parameter_bytes=_bytes(compat.variables_in(model.weights)),
         optimizer_bytes=_optimizer_bytes(model),
         gradient_bytes=_bytes(model.trainable_weights) * (2 if model.gradient_pipeline.accumulation_steps else 1),
         data_bytes=getattr(data, "nbytes", None),

@@ -164,7 +164,7 @@ class Validation:
 
 def metric_variables(model: keras.Model) -> list:
     """The variables of all the model's metrics, including those of gradients; each replica's own."""
-    variables = [variable for metric in model.metrics for variable in metric.variables]
+    variables: list[Any] = compat.variables_in(weight for metric in model.metrics for weight in metric.variables)
     variables += model.gradient_pipeline.metrics.epoch_variables
     strategy = model.distribute_strategy
     return [copy for variable in variables for copy in replicas.copies(strategy, compat.tf_variable(variable))]

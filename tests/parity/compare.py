@@ -56,8 +56,8 @@ def assert_parity(build, fit_arguments, rtol=0.0, fit_of_ours=True, **compile_op
         build: Gives the model, of the base class that it is called with.
         fit_arguments: A dict, or a function that gives one.
         rtol: 0 unless the test says why not.
-        fit_of_ours: Whether ours trains under `fit` too. Where only the loop or the data are what could differ, our steps
-            see under `fit` nothing that they do not see in other tests.
+        fit_of_ours: Whether ours trains under `fit` too. Where only the loop or the data could differ, our steps see
+            nothing under `fit` that they do not see in other tests.
         **compile_options: For both.
     """
     defaults = {"epochs": 3, "batch_size": 16}

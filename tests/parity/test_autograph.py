@@ -40,11 +40,13 @@ def mean_square(y, predicted):
 # ---------------------------------------------------------------- places: each returns a compiled model of a base class
 
 
-def dense(base, layer=None, optimizer="sgd", loss="mse", metrics=None, jit_compile=False, run_eagerly=False, **options):
+def dense(
+    base, layer=None, optimizer="sgd", loss="mse", metrics=None, jit_compile=False, compile_options=(), **options
+):
     inputs = keras.Input((2,))
     hidden = inputs if layer is None else layer(inputs)
     model = base(inputs, keras.layers.Dense(1, kernel_initializer="ones", **options)(hidden))
-    model.compile(optimizer, loss, metrics=metrics, jit_compile=jit_compile, run_eagerly=run_eagerly)
+    model.compile(optimizer, loss, metrics=metrics, jit_compile=jit_compile, **dict(compile_options))
     return model
 
 
@@ -192,6 +194,15 @@ def test_what_keras_leaves_as_it_is(place):
 @pytest.mark.parametrize("place", [in_a_layer, in_a_metric, in_a_train_step, in_a_test_step])
 def test_with_xla_keras_2_converts_the_steps_too(place):
     assert assert_same_outcome(place, with_if, jit_compile=True) == ("raised" if compat.IS_KERAS_3 else "trained")
+
+
+@pytest.mark.skipif(compat.IS_KERAS_3, reason="Keras 3 converts nothing")
+@pytest.mark.parametrize("place", [in_a_layer, in_a_metric])
+def test_steps_that_may_be_undone_are_converted(place):
+    def guarded(base, flow):
+        return place(base, flow, compile_options={"nonfinite": "skip"} if base is CustomTrainModel else {})
+
+    assert assert_same_outcome(guarded, with_if) == "trained"
 
 
 def test_eager_steps_need_no_conversion():

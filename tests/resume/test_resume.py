@@ -699,7 +699,8 @@ def test_other_models_and_options_are_refused_with_what_differs(
         shutil.copytree(cut_off, checkpoint)
     with pytest.raises(
         ValueError,
-        match=f"(?:`checkpoint` must hold checkpoints of this model|The checkpoint was written with different options).*Received: .*(?:{message})",
+        match="(?:`checkpoint` must hold checkpoints of this model|The checkpoint was written with different options)"
+        f".*Received: .*(?:{message})",
     ):
         train(build, {**ROWS, **arguments}, checkpoint, **compile_options)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from customfit.compat import keras
 
@@ -50,7 +49,7 @@ class AdaptiveClip:
         object.__setattr__(self, "exclude", names)
 
 
-def is_positive(value: Any) -> bool:
+def is_positive(value: float | str) -> bool:
     """Whether a value is a positive, finite number, and not a bool.
 
     Args:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Union
 
-from customfit.compat import keras, tf, variable_path
+from customfit.compat import keras, tf, variable_path, variables_in
 from customfit.gradients import layers
 
 OptimizerLike = Union[str, Mapping[str, Any], keras.optimizers.Optimizer]  # what `keras.optimizers.get` takes
@@ -71,9 +71,8 @@ def assign_groups(
     Raises:
         ValueError: If a variable is in no group or in two, or a key matches nothing.
     """
-    members = [
-        _named(key, model) if by_layer else _matching(key, model.weights if model else variables) for key in keys
-    ]
+    weights = variables_in(model.weights) if model else variables
+    members = [_named(key, model) if by_layer else _matching(key, weights) for key in keys]
     found = {id(variable): [i for i, ids in enumerate(members) if id(variable) in ids] for variable in variables}
     wrong = [
         f"{variable_path(variable)} in {' and '.join(repr(keys[i]) for i in found[id(variable)]) or 'none'}"
