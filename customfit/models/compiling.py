@@ -160,7 +160,11 @@ def _refuse_unknown(options: KerasCompileOptions) -> None:
     theirs = inspect.signature(keras.Model.compile).parameters
     ours = inspect.signature(Compiling.compile).parameters
     known = {name for name in {**theirs, **ours} if name not in ("self", "args", "kwargs", "options")}
-    refuse_unknown("compile", [name for name in options if name not in known], known, REPLACED)
+    unknown = [name for name in options if name not in known]
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in theirs.values()):
+        # Keras 2 takes further ones, and refuses what it does not know: here only what was meant for us.
+        unknown = [name for name in unknown if name in REPLACED or did_you_mean(name, ours)]
+    refuse_unknown("compile", unknown, known, REPLACED)
 
 
 def _check_metric_names(metrics: Any) -> None:

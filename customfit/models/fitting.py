@@ -6,7 +6,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from customfit import compat
 from customfit.arguments import listed
@@ -168,6 +168,24 @@ class Fitting(compat.KerasModel):
         except Carried as carried:
             return carried.value
         raise AssertionError("a plan is always raised")
+
+    @overload
+    def custom_evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Literal["auto", 0, 1, 2] = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Callbacks = None,
+        *,
+        return_dict: Literal[True],
+        **workers: Unpack[WorkerOptions],
+    ) -> dict[str, float]: ...
+
+    @overload
+    def custom_evaluate(self, *args: Any, **kwargs: Any) -> float | list[float] | dict[str, float]: ...
 
     def custom_evaluate(
         self,

@@ -36,7 +36,7 @@ def test_a_tool_that_replaces_fit_is_named_with_its_callback(package, callback, 
 
 def test_no_warning_where_fit_is_keras_s_own():
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         compiled(models.dense).custom_fit(X, Y, verbose=0)
 
 
