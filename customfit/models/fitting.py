@@ -185,7 +185,18 @@ class Fitting(compat.KerasModel):
     ) -> dict[str, float]: ...
 
     @overload
-    def custom_evaluate(self, *args: Any, **kwargs: Any) -> float | list[float] | dict[str, float]: ...
+    def custom_evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Literal["auto", 0, 1, 2] = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Callbacks = None,
+        return_dict: bool = False,
+        **workers: Unpack[WorkerOptions],
+    ) -> float | list[float] | dict[str, float]: ...
 
     def custom_evaluate(
         self,
@@ -370,12 +381,8 @@ class Fitting(compat.KerasModel):
         theirs = _keras_fit_names()
         ours = {name: value for name, value in arguments.items() if name not in theirs}
         defaults = {name: parameter.default for name, parameter in _parameters(Fitting.custom_fit).items()}
-        for name in ("validation_freq",):  # which may be an `Every`
-            ours[name] = arguments[name]
-
-        def run(arrived: dict[str, Any]) -> Any:
-            return use(*open_session(self, {**defaults, **arrived, **ours}))
-
+        ours["validation_freq"] = arguments["validation_freq"]  # it may be an `Every`
+        run = lambda arrived: use(*open_session(self, {**defaults, **arrived, **ours}))  # noqa: E731
         passed = {name: value for name, value in arguments.items() if name in theirs and name not in ours}
         return call_through(self, "fit", override, passed, run)
 
