@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from customfit import CustomTrainModel, CustomTrainSequential
+from customfit import CustomTrainModel, CustomTrainSequential, compat
 from customfit.compat import keras, tf
 from tests.parity import models
 from tests.parity.compare import compiled
@@ -129,6 +129,8 @@ def events(folder):
 @pytest.mark.parametrize("options", [{}, {"profile_batch": 2}, {"write_steps_per_second": True}], ids=str)
 def test_tensorboard_writes_the_graphs_that_it_writes_under_fit(options, tmp_path):
     pytest.importorskip("tensorboard")
+    if compat.IS_KERAS_3 and compat.KERAS_VERSION < (3, 15):
+        pytest.skip("older releases of Keras 3 write the graph of `fit`'s own `train_function`: see the README's limits")
     for how in ("fit", "custom_fit"):
         callback = keras.callbacks.TensorBoard(os.fspath(tmp_path / how), **options)
         given = {"epochs": 2, "batch_size": 16, "verbose": 0, "shuffle": False, "callbacks": [callback]}
