@@ -2,8 +2,8 @@
 
 `CompiledSteps` owns a model's traces and the states of its random ops; the model holds it and drops it when it is
 compiled again. `TrainableModel` says what the engine needs of a model. `replicas` has what a step must do differently
-where several replicas run it. `VariableSnapshot` holds values and entries of tables to
-restore.
+where several replicas run it. `VariableSnapshot` holds values, and entries of tables,
+to restore.
 
 Design notes stand beside the code: BLOCKS.md, REPLICAS.md, RANDOMNESS.md.
 """

@@ -7,20 +7,23 @@ from typing import Union
 
 import numpy as np
 
-from customfit.compat import tf
+from customfit.compat import keras, tf
 from customfit.execution import replicas
+from customfit.execution.trainable import TrainableModel
 
 Table = Union[tf.lookup.experimental.MutableHashTable, tf.lookup.experimental.DenseHashTable]
+_TABLES = (tf.lookup.experimental.MutableHashTable, tf.lookup.experimental.DenseHashTable)
+_PARTS = ("keys", "values")
 
 
-def mutable_tables(model: tf.Module) -> dict[str, Table]:
+def mutable_tables(model: keras.Model | TrainableModel) -> dict[str, Table]:
     """Returns the lookup tables that a step can change, by names that are the same in the next process.
 
     Args:
         model: The model that tracks them.
     """
     tracked = tf.train.TrackableView(model).descendants()
-    tables = [found for found in tracked if isinstance(found, Table.__args__)]  # type: ignore[attr-defined]
+    tables = (found for found in tracked if isinstance(found, _TABLES))
     return {f"table/{index}": table for index, table in enumerate(tables)}
 
 
@@ -30,9 +33,7 @@ def read_tables(tables: Mapping[str, Table]) -> dict[str, tf.Tensor]:
     Args:
         tables: The tables by name.
     """
-    exported = {name: table.export() for name, table in tables.items()}
-    parts = [(f"{name}/{part}", tensor) for name, pair in exported.items() for part, tensor in zip(_PARTS, pair)]
-    return dict(parts)
+    return {f"{name}/{part}": tensor for name, table in tables.items() for part, tensor in zip(_PARTS, table.export())}
 
 
 def write_tables(tables: Mapping[str, Table], entries: Mapping[str, tf.Tensor | np.ndarray]) -> None:
@@ -48,11 +49,8 @@ def write_tables(tables: Mapping[str, Table], entries: Mapping[str, tf.Tensor | 
         table.insert(tf.convert_to_tensor(keys, table.key_dtype), tf.convert_to_tensor(values, table.value_dtype))
 
 
-_PARTS = ("keys", "values")
-
-
 class VariableSnapshot:
-    """Holds the values that variables, and the entries that tables have now, in order to restore them.
+    """Holds the values of variables and the entries of tables, in order to restore them.
 
     Args:
         variables: The variables.
