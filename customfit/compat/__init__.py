@@ -23,6 +23,8 @@ from customfit.compat.data import (
     fit_casts_tensors,
     is_torch_data_loader,
     keras_data,
+    limit_epochs,
+    limit_steps,
     shuffles_ragged_like_dense,
     validation_continues,
 )
@@ -135,6 +137,8 @@ __all__ = [
     "keras",
     "keras_data",
     "keras_seed_variables",
+    "limit_epochs",
+    "limit_steps",
     "log_reduction",
     "loss_scale",
     "optimizer_variables",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, NamedTuple
 
@@ -32,6 +33,30 @@ def epochs_share_iterator() -> bool:
     Keras 3 ends only the epoch, and starts the next one from the beginning of the data.
     """
     return not IS_KERAS_3
+
+
+def limit_epochs(epochs: int) -> int:
+    """Returns `epochs`, or fewer if `keras.config.set_max_epochs` bounds all training, as Keras 3.10 and newer can."""
+    return _limited("epochs", epochs, "max_epochs")
+
+
+def limit_steps(steps: int | None, name: str) -> int | None:
+    """Returns `steps`, or fewer if `keras.config.set_max_steps_per_epoch` bounds all training and evaluation.
+
+    Args:
+        steps: Steps in an epoch, or `None` for all.
+        name: The argument that says so.
+    """
+    return _limited(name, steps, "max_steps_per_epoch")
+
+
+def _limited(name: str, count: Any, limit: str) -> Any:
+    get_limit = getattr(getattr(keras, "config", None), limit, None)
+    most = get_limit() if get_limit else None
+    if not most or (count is not None and count <= most):
+        return count
+    warnings.warn(f"Limiting {name} to {most}, as set by `keras.config.set_{limit}({most})`.", stacklevel=3)
+    return most
 
 
 def is_torch_data_loader(data: Any) -> bool:

@@ -31,7 +31,7 @@ def is_functional_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return len(args) == 2 or ("outputs" in kwargs and (len(args) == 1 or "inputs" in kwargs))
 
 
-def producing_layer(tensor: Any) -> tuple[keras.layers.Layer, list[Any]]:
+def producing_layer(tensor: keras.KerasTensor) -> tuple[keras.layers.Layer, list[Any]]:
     """Returns the layer that made a symbolic tensor, and the symbolic tensors on which the layer was called."""
     layer, node_index, _ = tensor._keras_history
     node = layer._inbound_nodes[node_index]
@@ -41,8 +41,8 @@ def producing_layer(tensor: Any) -> tuple[keras.layers.Layer, list[Any]]:
 def register_keras_serializable(cls: Class) -> Class:
     """Registers a class of ours, so that `load_model` finds it without `custom_objects`."""
     register = getattr(keras, "saving", keras.utils).register_keras_serializable
-    registered: Any = register(package="customfit")(cls)
-    return registered
+    register(package="customfit")(cls)
+    return cls
 
 
 def save_model(model: keras.Model, path: str) -> None:

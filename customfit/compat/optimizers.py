@@ -15,6 +15,8 @@ from customfit.compat.models import functional_class
 from customfit.compat.versions import IS_KERAS_3, keras, tf
 
 if TYPE_CHECKING:
+    from keras.optimizers import Optimizer
+
     from customfit.compat.models import Variable
 
     Gradient = Optional[Union[tf.Tensor, tf.IndexedSlices]]
@@ -23,13 +25,13 @@ if TYPE_CHECKING:
 TensorType = tf.__internal__.types.Tensor
 
 
-def optimizer_variables(optimizer: Any) -> list[Variable]:
+def optimizer_variables(optimizer: Optimizer) -> list[Variable]:
     """Returns an optimizer's variables: the iterations, the slots, the loss scale, and moving averages of weights."""
     variables: Any = getattr(optimizer, "variables", [])
     return list(variables() if callable(variables) else variables)
 
 
-def optimizers_in(optimizer: Any) -> Iterator[Any]:
+def optimizers_in(optimizer: Optimizer | None) -> Iterator[Optimizer]:
     """Yields an optimizer and those that it wraps: a loss scale's, our groups', those of Keras's `MultiOptimizer`."""
     if optimizer is not None:
         yield optimizer
@@ -58,7 +60,7 @@ def build_optimizer(model: keras.Model) -> None:
             optimizer.build(model.trainable_variables)
 
 
-def output_gradient(optimizer: Any, loss: tf.Tensor) -> tf.Tensor:
+def output_gradient(optimizer: Optimizer, loss: tf.Tensor) -> tf.Tensor:
     """Returns the `output_gradients` of a loss for the tape: ones, times the loss scale.
 
     The gradients are then those of the scaled loss, to the bit, without another tensor in the tape.
@@ -68,7 +70,7 @@ def output_gradient(optimizer: Any, loss: tf.Tensor) -> tf.Tensor:
     return scale(ones) if scale else ones
 
 
-def unscale_gradients(optimizer: Any, gradients: Sequence[Gradient]) -> list[Gradient]:
+def unscale_gradients(optimizer: Optimizer, gradients: Sequence[Gradient]) -> list[Gradient]:
     """Returns the true gradients, given those of a scaled loss."""
     if hasattr(optimizer, "get_unscaled_gradients"):
         return optimizer.get_unscaled_gradients(gradients)
@@ -77,7 +79,7 @@ def unscale_gradients(optimizer: Any, gradients: Sequence[Gradient]) -> list[Gra
 
 
 def apply_gradients(
-    optimizer: Any, gradients: Iterable[Gradient], variables: Iterable[Variable], reduced: bool
+    optimizer: Optimizer, gradients: Iterable[Gradient], variables: Iterable[Variable], reduced: bool
 ) -> None:
     """Calls `optimizer.apply_gradients` with true gradients.
 
@@ -100,20 +102,20 @@ def apply_gradients(
     optimizer.apply_gradients(zip(gradients, variables), **options)
 
 
-def has_dynamic_loss_scale(optimizer: Any) -> bool:
+def has_dynamic_loss_scale(optimizer: Optimizer) -> bool:
     """Whether the optimizer searches for the largest safe loss scale, and skips updates that are not finite."""
     found_in = keras.optimizers if hasattr(keras.optimizers, "LossScaleOptimizer") else keras.mixed_precision
     return isinstance(optimizer, found_in.LossScaleOptimizer) and bool(getattr(optimizer, "dynamic", True))
 
 
-def loss_scale(optimizer: Any) -> tf.Tensor | None:
+def loss_scale(optimizer: Optimizer) -> tf.Tensor | None:
     """Returns the loss scale, or `None` if the optimizer has none."""
     if hasattr(optimizer, "get_unscaled_gradients"):
         return tf.convert_to_tensor(optimizer.loss_scale)
     return _scale_within_optimizer(optimizer)
 
 
-def _scale_within_optimizer(optimizer: Any) -> tf.Tensor | None:
+def _scale_within_optimizer(optimizer: Optimizer) -> tf.Tensor | None:
     """Returns the scale by which a Keras 3 optimizer divides the gradients that it is given."""
     if not hasattr(optimizer, "scale_loss"):
         return None

@@ -16,6 +16,7 @@ from customfit.compat.models import tf_variable, variables_in
 from customfit.compat.versions import IS_KERAS_3, KERAS_VERSION, keras, tf
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Tensors = Any  # tensors, or nested tuples, lists and dicts of them
 
 
 def autographed(function: Function, jit_compile: bool = False) -> Function:
@@ -39,7 +40,7 @@ def autographed(function: Function, jit_compile: bool = False) -> Function:
         return tf.__internal__.autograph.tf_convert(function, enabled)
 
     @functools.wraps(function)
-    def with_autograph_enabled(*args: Any) -> Any:
+    def with_autograph_enabled(*args: Tensors) -> Tensors:
         with enabled:
             return function(*args)
 
@@ -52,7 +53,7 @@ def _leaves_keras_unconverted() -> bool:
 
 
 def compute_loss(
-    model: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool
+    model: keras.Model, x: Tensors, y: Tensors, y_pred: Tensors, sample_weight: Tensors, training: bool
 ) -> tf.Tensor | None:
     """Calls `model.compute_loss`, with `training` if the method takes it: Keras's own does since 3.4."""
     arguments = dict(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight)
@@ -67,7 +68,7 @@ def compute_loss(
     return loss
 
 
-def track_loss(model: keras.Model, loss: tf.Tensor | None, x: Any) -> None:
+def track_loss(model: keras.Model, loss: tf.Tensor | None, x: Tensors) -> None:
     """Adds the batch's loss to the metric "loss", as a step must in Keras 3; Keras 2 does so in `compute_loss`."""
     tracker = next((metric for metric in model.metrics if metric.name == "loss"), None) if IS_KERAS_3 else None
     if tracker is None:
@@ -91,8 +92,13 @@ def step_state(model: keras.Model) -> list[tf.Variable]:
     return list({id(variable): variable for variable in native}.values())
 
 
-def build_on_replicas(model: keras.Model, spec: Any) -> None:
-    """Makes the variables that a step on several replicas needs, as `fit` of Keras 3 does before its first step."""
+def build_on_replicas(model: keras.Model, spec: Tensors) -> None:
+    """Makes the variables that a step on several replicas needs, as `fit` of Keras 3 does before its first step.
+
+    Args:
+        model: The model.
+        spec: The specs of a replica's batch.
+    """
     if hasattr(keras.Model, "_symbolic_build"):
         with model.distribute_strategy.scope():
             model._symbolic_build(data_batch=spec)

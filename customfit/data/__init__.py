@@ -6,7 +6,7 @@ nothing of models or steps; whoever runs a block sets `block.done` to say how fa
 
 from customfit.data.arrays import ArraySource
 from customfit.data.datasets import DatasetSource
-from customfit.data.first import FirstBatches
+from customfit.data.first import FirstBatches, read_first
 from customfit.data.make import (
     default_batch_size,
     make_evaluation_source,
@@ -25,6 +25,8 @@ from customfit.data.source import (
     SingleBatch,
     Source,
     check_resumable,
+    get_batch,
+    inputs_left_out_as_none,
     is_source,
 )
 
@@ -43,11 +45,14 @@ __all__ = [
     "check_resumable",
     "count_batch_rows",
     "default_batch_size",
+    "get_batch",
+    "inputs_left_out_as_none",
     "is_source",
     "make_evaluation_source",
     "make_source",
     "make_validation_source",
     "map_leaves",
+    "read_first",
     "split_rows",
     "validation_arguments",
 ]

@@ -35,7 +35,7 @@ class ArraySource:
         steps_per_epoch: Steps in an epoch. With fewer than the data has, the next epoch continues where this one ends.
         epochs: On Keras 2, how many passes over the data there are for all epochs together, as in its `fit`. Defaults
             to as many as are asked for.
-        continues: Whether `restart` continues the pass that the last run left, as validation does in Keras 3.0 to 3.6.
+        continues: Whether a validation pass continues where the last one stopped, as in Keras 3.0 to 3.6.
         resident_share: The share of the device's free memory that the arrays may take. If they need more, they are
             streamed. Defaults to 0.5.
 
@@ -83,14 +83,11 @@ class ArraySource:
         # `epochs` passes as one stream, Keras 3 ends the epoch.
         self._streams = compat.epochs_share_iterator()
         self._passes = math.inf if epochs is None or not self._streams else epochs
-        self._continues = False
+        self.continues = continues
         self.restart()
-        self._continues = continues
 
     def restart(self) -> None:
         """Starts over: the next epoch begins with the first batch of a pass."""
-        if self._continues:
-            return
         self._next = self._pass_steps  # the next step within the current pass
         self._passes_left = self._passes
 
@@ -155,7 +152,7 @@ class ArraySource:
 
     def skip_passes(self, passes: int) -> None:
         """Goes to where so many passes have been made, each begun by `restart`, by drawing their orders."""
-        if self._continues:
+        if self.continues:
             for _ in range(passes):
                 for _ in self.blocks(lambda _: self._epoch_steps):
                     pass  # what a pass has read is known without reading it

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Callable
+from typing import Callable
 
-from customfit.data.source import Block, SingleBatch, Source
+from customfit.data.source import Batch, Block, SingleBatch, Source, read_all
+
+
+def read_first(source: Source, batches: int) -> None:
+    """Reads the first batches of a pass and does nothing with them."""
+    if batches:
+        source.restart()
+        read_all(FirstBatches(source, batches).blocks(lambda _: batches))
 
 
 class FirstBatches:
@@ -14,18 +21,18 @@ class FirstBatches:
     Args:
         source: The source.
         batches: How many.
-        again: Whether each epoch has the same ones. Else it has those that come next.
+        again: Whether each epoch has the same ones, instead of those that come next.
     """
 
     def __init__(self, source: Source, batches: int, again: bool = False):
-        self._source: Any = source
+        self._source = source
         self._batches = batches
         self._again = again
-        self._kept: list = []
+        self._kept: list[Batch] = []
         self.steps: int | None = batches if source.steps is None else min(batches, source.steps)
 
     def restart(self) -> None:
-        """Has the next epoch begin with the first batch."""
+        """Starts over: the next epoch begins with the first batch."""
         self._source.restart()
 
     def has_more(self) -> bool:
@@ -33,7 +40,7 @@ class FirstBatches:
         return self._again or self._source.has_more()
 
     def blocks(self, size: Callable[[int], int]) -> Iterator[Block]:
-        """The next epoch's steps, in blocks of at most `size(step)` steps."""
+        """Yields the next epoch's steps, in blocks of at most `size(step)` steps."""
         first = self._source.blocks(lambda step: min(1 if self._again else size(step), max(0, self._batches - step)))
         if not self._again:
             yield from first

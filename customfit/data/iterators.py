@@ -7,7 +7,7 @@ import warnings
 from typing import Callable
 
 from customfit.compat import tf
-from customfit.data.source import Batch, BatchSpec, Fetch
+from customfit.data.source import Batch, BatchSpec, Fetch, get_batch, inputs_left_out_as_none
 
 MOST_AHEAD = 200
 
@@ -50,7 +50,7 @@ class NextBatch(Fetch):
     def __call__(self, feed: tf.data.Iterator, index: int | tf.Tensor) -> Batch:
         """Returns the next batch."""
         del index  # an iterator knows where it is
-        return next(feed)
+        return inputs_left_out_as_none(next(feed))
 
     def get_next_as_optional(self, feed: tf.data.Iterator) -> tf.experimental.Optional:
         """Returns the next batch, if there is one."""
@@ -58,7 +58,7 @@ class NextBatch(Fetch):
 
     def element_spec(self, feed: tf.data.Iterator) -> BatchSpec:
         """Returns the spec of a batch."""
-        return feed.element_spec
+        return inputs_left_out_as_none(feed.element_spec)
 
     def stack(
         self, feed: tf.data.Iterator, index: tf.Tensor, count: tf.Tensor, head: tf.experimental.Optional | None
@@ -67,11 +67,11 @@ class NextBatch(Fetch):
         del index
         head = self.get_next_as_optional(feed) if head is None else head
         nothing = tf.experimental.Optional.empty(head.element_spec)
-        specs = [spec for spec in tf.nest.flatten(head.element_spec) if spec is not None]
+        specs = [spec for spec in tf.nest.flatten(inputs_left_out_as_none(head.element_spec)) if spec is not None]
         arrays = [tf.TensorArray(spec.dtype, 0, True, infer_shape=False, element_shape=spec.shape) for spec in specs]
 
         def read(done, batch, arrays, sizes):
-            leaves = [leaf for leaf in tf.nest.flatten(batch.get_value()) if leaf is not None]
+            leaves = [leaf for leaf in tf.nest.flatten(get_batch(batch)) if leaf is not None]
             arrays = [array.write(done, leaf) for array, leaf in zip(arrays, leaves)]
             sizes = sizes.write(done, tf.stack([tf.shape(leaf)[0] for leaf in leaves]))
             done += 1

@@ -12,8 +12,10 @@ from customfit.arguments import as_count
 from customfit.compat import keras, tf
 from customfit.data.arrays import ArraySource
 from customfit.data.conversion import as_rows
-from customfit.data.datasets import DatasetSource, check_dataset, is_dataset
+from customfit.data.datasets import DatasetSource
+from customfit.data.first import FirstBatches
 from customfit.data.iterables import as_generator, is_iterator, iterable_data
+from customfit.data.lengths import check_dataset, is_dataset
 from customfit.data.rows import are_rows, count_rows
 from customfit.data.source import Source, is_source
 from customfit.data.weights import check_class_weight, match_outputs, weigh_classes
@@ -91,11 +93,13 @@ def make_source(
         if shuffle is not True:  # the default of `custom_fit`
             decided["shuffle"] = shuffle
         _check_alone(x, names, y=y, sample_weight=sample_weight, **decided)
-        return x
+        most = compat.limit_steps(x.steps, names.steps)
+        return x if most is None or most == x.steps else FirstBatches(x, most)
     if batch_size is not None:
         batch_size = as_count(names.batch_size, batch_size)
     if steps_per_epoch is not None:
         steps_per_epoch = as_count(names.steps, steps_per_epoch)
+    steps_per_epoch = compat.limit_steps(steps_per_epoch, names.steps)
     if shuffle not in (None, True, False, "batch"):
         raise ValueError(f"`shuffle` must be True, False or 'batch'. Received: shuffle={shuffle!r}")
     shuffle = shuffle or False

@@ -29,7 +29,7 @@ class Gather(Fetch):
     ragged: bool  # whether the last batch is smaller: then the batch size is not in the static shape, as in `fit`
 
     def __call__(self, feed: Feed, index: int | tf.Tensor) -> Batch:
-        """The rows of one batch."""
+        """Returns the rows of one batch."""
         arrays, order = feed
         begin = tf.cast(index, tf.int64) * self.batch_size
         rows = order[begin : begin + self.batch_size]
@@ -38,11 +38,11 @@ class Gather(Fetch):
         return map_leaves(lambda array: gather(array, rows), arrays)
 
     def element_spec(self, feed: Feed) -> BatchSpec:
-        """The spec of a batch."""
+        """Returns the spec of a batch."""
         return map_leaves(row_spec, feed[0])
 
     def stack(self, feed: Feed, index: tf.Tensor, count: tf.Tensor, head: None) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """The rows of `count` batches, gathered at once."""
+        """Returns the rows of `count` batches, gathered at once: see `Fetch.stack`."""
         del head
         arrays, order = feed
         begins = (tf.cast(index, tf.int64) + tf.range(tf.cast(count, tf.int64))) * self.batch_size
@@ -71,7 +71,7 @@ class ResidentRows:
         return map_leaves(lambda array: batch_spec(row_spec(array), self.fetch), self._arrays)
 
     def checksum(self) -> int:
-        """Tells these rows from others."""
+        """Returns a checksum of the rows."""
         return checksum(self._arrays)
 
     def start(self, order: tf.Tensor) -> None:
@@ -79,19 +79,19 @@ class ResidentRows:
         self._order = order
 
     def feed(self, first: int, count: int) -> tuple[Any, int, int]:
-        """What to gather batches from: the feed, the index of the batch `first` in it, and how many it holds."""
+        """Returns what to gather batches from: a feed, the index of the batch `first` in it, and how many it holds."""
         return (self._arrays, self._order), first, count
 
 
 @dataclasses.dataclass(frozen=True)
 class Slice(Fetch):
-    """The fetch of a chunk, whose rows lie in order. Equal ones share a trace: a chunk has the same shape always."""
+    """The fetch of a chunk, whose rows are in order. Equal ones share a trace: all chunks have the same shape."""
 
     batch_size: int
     ragged: bool
 
     def __call__(self, feed: Feed, index: int | tf.Tensor) -> Batch:
-        """The rows of one batch."""
+        """Returns the rows of one batch."""
         arrays, end = feed
         begin = index * self.batch_size
         rows = slice(begin, tf.minimum(begin + self.batch_size, end))
@@ -101,11 +101,11 @@ class Slice(Fetch):
         return map_leaves(lambda leaf: tf.ensure_shape(leaf, [self.batch_size, *leaf.shape[1:]]), batch)
 
     def element_spec(self, feed: Feed) -> BatchSpec:
-        """The spec of a batch."""
+        """Returns the spec of a batch."""
         return map_leaves(row_spec, feed[0])
 
     def stack(self, feed: Feed, index: tf.Tensor, count: tf.Tensor, head: None) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """The rows of `count` batches."""
+        """Returns the rows of `count` batches: see `Fetch.stack`."""
         del head
         arrays, end = feed
         begins = (index + tf.range(count)) * self.batch_size
@@ -143,7 +143,7 @@ class StreamedRows:
         return map_leaves(lambda array: batch_spec(row_spec(to_tensor(array[:1])), self.fetch), self._arrays)
 
     def checksum(self) -> int:
-        """Tells these rows from others by a few of them."""
+        """Returns a checksum of the rows."""
         return checksum(self._arrays)
 
     def start(self, order: tf.Tensor) -> None:
@@ -152,7 +152,7 @@ class StreamedRows:
         self._chunk, self._feed, self._coming = -1, None, None
 
     def feed(self, first: int, count: int) -> tuple[Any, int, int]:
-        """What to gather batches from: the feed, the index of the batch `first` in it, and how many it holds."""
+        """Returns what to gather batches from: a feed, the index of the batch `first` in it, and how many it holds."""
         chunk = first // self._steps
         if chunk != self._chunk:
             ahead = self._coming is not None and chunk == self._chunk + 1
@@ -164,18 +164,18 @@ class StreamedRows:
 
     def _gather(self, chunk: int, order: np.ndarray) -> tuple[Any, tf.Tensor]:
         rows = order[chunk * self._rows : (chunk + 1) * self._rows]
-        # Of one shape always, so that the last chunk is not traced anew: then Keras 2's dropout would begin anew, too.
+        # Of one shape always, so that the last chunk is not traced again: then Keras 2's dropout would start over, too.
         padded = np.pad(rows, (0, self._rows - len(rows)), mode="edge")
         return map_leaves(lambda leaf: to_tensor(leaf[padded]), self._arrays), tf.constant(len(rows))
 
 
 def place_rows(arrays: Batch, batch_size: int, resident_share: float) -> ResidentRows | StreamedRows:
-    """Keeps rows on the device where they fit into a share of its free memory, else streams them.
+    """Keeps rows on the device if they fit into a share of its free memory, or else streams them.
 
     Args:
         arrays: A batch structure of arrays of all rows.
         batch_size: Rows in a batch.
-        resident_share: Of the device's free memory, how much arrays may take.
+        resident_share: The share of the device's free memory that the arrays may take.
     """
     if not 0 <= resident_share <= 1:
         raise ValueError(f"`resident_share` must be between 0 and 1. Received: resident_share={resident_share!r}")
@@ -194,7 +194,7 @@ def place_rows(arrays: Batch, batch_size: int, resident_share: float) -> Residen
 
 
 def nbytes(arrays: Batch) -> int:
-    """The bytes that NumPy arrays will take on the device."""
+    """Returns the bytes that NumPy arrays will take on the device."""
     floats = np.dtype(keras.backend.floatx()).itemsize
     return sum(
         leaf.size * (floats if leaf.dtype.kind == "f" else leaf.dtype.itemsize)
@@ -204,14 +204,14 @@ def nbytes(arrays: Batch) -> int:
 
 
 def batch_spec(spec: BatchSpec, fetch: Gather | Slice) -> BatchSpec:
-    """The spec of a batch, of that of any number of rows: of a known size where all batches have it."""
+    """Returns the spec of a batch, given that of any number of rows. It says the size if all batches have the same."""
     if fetch.ragged or not isinstance(spec, tf.TensorSpec):
         return spec
     return tf.TensorSpec([fetch.batch_size, *spec.shape[1:]], spec.dtype)
 
 
 def checksum(arrays: Batch) -> int:
-    """A checksum of dense arrays: of about `CHECKED_ROWS` rows that lie evenly, the first and the last among them."""
+    """Returns a checksum of dense arrays: of about `CHECKED_ROWS` evenly spaced rows, the first and last included."""
     total = 0
     for leaf in tf.nest.flatten(arrays):
         if isinstance(leaf, (np.ndarray, tf.Tensor)):

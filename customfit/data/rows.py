@@ -15,7 +15,7 @@ from customfit.data.conversion import as_rows
 
 
 def are_rows(*structures: Any) -> bool:
-    """Whether every leaf of what `as_rows` gave is an array or an eager tensor, and there is one at least."""
+    """Whether every leaf of what `as_rows` returned is an array or an eager tensor, and there is at least one."""
     leaves = [leaf for leaf in tf.nest.flatten(structures) if leaf is not None]
     return bool(leaves) and all(_is_rows(leaf) for leaf in leaves)
 
@@ -116,7 +116,7 @@ class SparseRows(tf.experimental.ExtensionType):
 
     @staticmethod
     def of(tensor: tf.SparseTensor) -> SparseRows:
-        """The rows of a sparse tensor."""
+        """Cuts a sparse tensor into rows."""
         tensor = tf.sparse.reorder(tensor)
         row_of_value, rows = tensor.indices[:, 0], tensor.shape[0]
         return SparseRows(
@@ -126,7 +126,7 @@ class SparseRows(tf.experimental.ExtensionType):
         )
 
     def gather(self, rows: tf.Tensor) -> tf.SparseTensor:
-        """A sparse tensor of these rows, in this order."""
+        """Returns a sparse tensor of these rows, in this order."""
         columns, values = tf.gather(self.columns, rows), tf.gather(self.values, rows)
         indices = tf.concat([values.value_rowids()[:, tf.newaxis], columns.values], axis=1)
         count = rows.shape[0] if rows.shape[0] is not None else tf.size(rows, tf.int64)
@@ -135,7 +135,7 @@ class SparseRows(tf.experimental.ExtensionType):
 
 
 def to_tensor(array: Any) -> Any:
-    """An array on the device, in the dtype in which `fit` of this generation gives it to the model."""
+    """Returns an array on the device, in the dtype in which `fit` of this generation gives it to the model."""
     if isinstance(array, np.ndarray):
         return tf.convert_to_tensor(array, keras.backend.floatx() if array.dtype.kind == "f" else None)
     if array.dtype.is_floating and compat.fit_casts_tensors():
@@ -144,24 +144,24 @@ def to_tensor(array: Any) -> Any:
 
 
 def gather(array: Any, rows: tf.Tensor) -> Any:
-    """These rows of what `to_tensor` gave."""
+    """Returns these rows of what `to_tensor` returned."""
     return array.gather(rows) if isinstance(array, SparseRows) else tf.gather(array, rows)
 
 
 def row_spec(array: Any) -> tf.TypeSpec:
-    """The spec of any number of rows of what `to_tensor` gave."""
+    """Returns the spec of any number of rows of what `to_tensor` returned."""
     if isinstance(array, tf.Tensor):
         return tf.TensorSpec([None, *array.shape[1:]], array.dtype)
     return tf.type_spec_from_value(array)
 
 
 def map_leaves(function: Callable, batch: Any) -> Any:
-    """`function` of each leaf of a batch that is not `None`."""
+    """Applies `function` to each leaf of a batch that is not `None`."""
     return tf.nest.map_structure(lambda leaf: None if leaf is None else function(leaf), batch)
 
 
 def count_batch_rows(batch: Any) -> tf.Tensor:
-    """The number of rows of a batch inside the graph: of its first leaf."""
+    """Returns the number of rows of a batch inside the graph: that of its first leaf."""
     leaf = next(leaf for leaf in tf.nest.flatten(batch) if leaf is not None)
     if isinstance(leaf, tf.RaggedTensor):
         return tf.cast(leaf.nrows(), tf.int64)

@@ -17,6 +17,20 @@ _MEMBERS = ("steps", "has_more", "restart", "blocks")
 _MEMBERS_TO_RESUME = ("element_spec", "describe", "position", "save_iterator", "seek")
 
 
+def get_batch(batch: tf.experimental.Optional) -> Batch:
+    """Returns the batch of an `Optional` that has one."""
+    return inputs_left_out_as_none(batch.get_value())
+
+
+def inputs_left_out_as_none(batch: Batch) -> Batch:
+    """Puts `None` for an optional input that a batch, or its spec, leaves out.
+
+    A dataset made of Python code cannot hold `None`. There, Keras puts an `Optional`, as `fit` has it since Keras 3.13.
+    """
+    left_out = (tf.experimental.Optional, tf.OptionalSpec)
+    return tf.nest.map_structure(lambda leaf: None if isinstance(leaf, left_out) else leaf, batch)
+
+
 class Fetch:
     """How batches come out of a feed. What it does is traced into a graph, once for each `Fetch` and kind of feed."""
 
@@ -87,7 +101,7 @@ class Block:
         if not self.may_end:
             return self.fetch(self.feed, self.first + self.done)
         batch = self.get_next_as_optional()
-        return batch.get_value() if batch.has_value() else None
+        return get_batch(batch) if batch.has_value() else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +151,9 @@ class Source(Protocol):
     ```
     """
 
-    steps: int | None
-    """Steps in an epoch, or `None` if that is not known yet."""
+    @property
+    def steps(self) -> int | None:
+        """Steps in an epoch, or `None` if that is not known yet. A plain attribute will do."""
 
     def has_more(self) -> bool:
         """Whether there is data for a further epoch. Warns if an epoch is asked for and there is none."""
@@ -184,6 +199,13 @@ class ResumableSource(Source, Protocol):
 
     def skip_passes(self, passes: int) -> None:
         """Goes to where so many passes have been made, each begun by `restart`, as validation does."""
+
+
+def read_all(blocks: Iterator[Block]) -> None:
+    """Reads all batches of blocks, and does nothing with them."""
+    for block in blocks:
+        while block.done < block.count and block.read() is not None:
+            block.done += 1
 
 
 def is_source(data: object) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from customfit.compat import tf
-from customfit.data import Batch, BatchSpec, Block, Feed, Fetch, map_leaves
+from customfit.data import Batch, BatchSpec, Block, Feed, Fetch, get_batch, inputs_left_out_as_none, map_leaves
 from customfit.execution.trainable import Logs
 
 Carried = Any  # what a loop hands from step to step: the logs, or `()` where they are computed after the last step
@@ -99,10 +99,10 @@ class GraphBlocks:
     ) -> tuple[tf.Tensor, Logs]:
         """Fetches each batch before its step: a step without one would still move `iterations` and random seeds."""
         nothing = tf.experimental.Optional.empty(batch.element_spec)
-        carried, shapes = self._step.initial(lambda: batch.element_spec)
+        carried, shapes = self._step.initial(lambda: inputs_left_out_as_none(batch.element_spec))
 
         def one_step(done: tf.Tensor, batch: tf.experimental.Optional, _: Carried) -> tuple:
-            carried = self._step(batch.get_value())
+            carried = self._step(get_batch(batch))
             done += 1
             return done, tf.cond(done < count, lambda: fetch.get_next_as_optional(feed), lambda: nothing), carried
 

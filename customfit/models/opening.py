@@ -40,7 +40,7 @@ REPLACED = {
 def open_session(model: keras.Model, arguments: Mapping[str, Any]) -> tuple[TrainingSession, Source]:
     """The session and the training data of a call of `custom_fit`."""
     given = types.SimpleNamespace(**arguments)
-    given.epochs = as_count("epochs", given.epochs, 0)
+    given.epochs = compat.limit_epochs(as_count("epochs", given.epochs, 0))
     given.initial_epoch = as_count("initial_epoch", given.initial_epoch, 0)
     workers = {name: arguments[name] for name in WORKER_OPTIONS if name in arguments}
     dry_run = DryRun.of(given.dry_run)
@@ -114,6 +114,7 @@ def evaluate_explicitly(
         callbacks = keras.callbacks.CallbackList(
             callbacks, add_progbar=verbose != 0, model=model, verbose=verbose, epochs=1, steps=data.steps
         )
+    data.restart()
     logs = Evaluation(model, callbacks, progress=True).run(data)
     return compat.evaluation_result(model, logs, return_dict)
 
