@@ -99,7 +99,8 @@ def _config(optimizer: Any) -> tuple[dict, list]:
 
 def _has_trained(model: keras.Model) -> bool:
     """Whether callbacks may have moved the learning rates since `compile()`."""
-    counts = [getattr(optimizer, "iterations", None) for optimizer in optimizers_of(model)]
+    begun = [optimizer for optimizer in optimizers_of(model) if compat.optimizer_variables(optimizer)]
+    counts = [getattr(optimizer, "iterations", None) for optimizer in begun]
     return any(count is not None and int(count.numpy()) > 0 for count in counts)
 
 

@@ -10,7 +10,7 @@ from customfit import compat
 from customfit.checkpoint.random_state import random_states, set_random_states
 from customfit.checkpoint.variables import check_variables, describe, variables_of
 from customfit.compat import keras, tf
-from customfit.data import Source
+from customfit.data import Source, read_first
 from customfit.execution import compiled_steps, mutable_tables, read_tables, write_tables
 from customfit.serialization import JSON, pack, read_tensors, unpack, write_tensors
 
@@ -34,6 +34,7 @@ class RunProgress(Stateful, Protocol):
     step: int
     total_steps: int
     validation_passes: int
+    sanity_batches: int
 
 
 class RunStop(Stateful, Protocol):
@@ -143,6 +144,7 @@ class TrainingState:
             self._train_data.seek(position, self.progress.step, str(folder / "iterator") if has_iterator else None)
         for source in self._validation_data.values():
             if hasattr(source, "skip_passes"):
+                read_first(source, self.progress.sanity_batches)
                 source.skip_passes(self.progress.validation_passes)
 
     def restore_generators(self) -> None:

@@ -27,7 +27,7 @@ class Evaluation:
         self._steps_per_execution = compat.steps_per_execution(model)
 
     def run(self, data: Source, after_block: Callable[[], None] = lambda: None) -> dict:
-        """Makes a pass over the data.
+        """Makes a pass over the data, from where it is: `data.restart()` comes first, unless a pass continues the last.
 
         Args:
             data: The data.
@@ -39,7 +39,6 @@ class Evaluation:
         compat.reset_test_counter(self._model)
         self._callbacks.on_test_begin()
         self._model.reset_metrics()
-        data.restart()
         logs: dict = {}
         has_run = False  # a generator may be used up: then there is nothing to report
         for block in data.blocks(self._block_size):

@@ -22,7 +22,8 @@ class Progress:
         own_logs: Values added to this epoch's logs by `session.log()`.
         final_logs: The logs of the last epoch that ended, or `None`.
         validations: The logs of each validation within an epoch, with its step and epoch.
-        validation_passes: Passes over the validation data, within epochs, after them and before the first.
+        validation_passes: Passes over the validation data, within epochs and after them.
+        sanity_batches: Batches of each validation set that were read before the first epoch.
     """
 
     epoch: int = 0
@@ -33,6 +34,7 @@ class Progress:
     final_logs: Logs | None = None
     validations: list[Logs] = dataclasses.field(default_factory=list)
     validation_passes: int = 0
+    sanity_batches: int = 0
 
     def begin_epoch(self, epoch: int) -> None:
         """Starts an epoch."""

@@ -132,6 +132,8 @@ class Validation:
     def _evaluate(self, prefix: str, source: Source, between_blocks: Callable[[], None]) -> Logs:
         """Makes a pass over one set, below the class's own `evaluate` if it has one."""
         arguments = {**self._arguments[prefix], "callbacks": self._callbacks}
+        if not getattr(source, "continues", False) or self._progress.validation_passes == 0:
+            source.restart()
         return self._model.through_evaluate(arguments, lambda: self._evaluation.run(source, between_blocks))
 
     def run_within_epoch(self, between_blocks: Callable[[], None]) -> Logs:
@@ -157,9 +159,10 @@ class Validation:
         silent = keras.callbacks.CallbackList(model=self._model)
         for source in self.data.values():
             before = VariableSnapshot(random_variables(self._model))
+            source.restart()
             Evaluation(self._model, silent, progress=False).run(FirstBatches(source, batches), between_blocks)
             before.restore()
-        self._progress.validation_passes += 1
+        self._progress.sanity_batches = batches
 
 
 def metric_variables(model: keras.Model) -> list:

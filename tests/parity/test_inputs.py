@@ -467,7 +467,7 @@ def test_shuffle_within_batches():
             "`shuffle` must be True, False or 'batch'. Received: shuffle='epoch'",
         ),
         (lambda: {"x": X, "y": Y, "steps_per_epoch": 1.5}, "`steps_per_epoch` must be a positive integer"),
-        (lambda: {"x": X, "class_weight": {0: 2.0}}, "`class_weight` must come with .* Received: no targets"),
+        (lambda: {"x": X, "class_weight": {0: 2.0}}, "`class_weight` must .* Received: no targets"),
         (lambda: {"x": X, "y": [Y, Y], "class_weight": {0: 2.0}}, "`class_weight` .* Received: several targets"),
         (lambda: {"x": object()}, "object"),
         (lambda: {"x": iter(())}, "at least one batch|non-empty"),
