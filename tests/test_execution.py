@@ -113,11 +113,12 @@ def test_logs_stay_on_the_device_until_they_are_needed():
     from customfit import compat
 
     read = []
-    original = compat.pythonify_logs
     model = models.dense(CustomTrainModel)
     model.compile("adam", "sparse_categorical_crossentropy")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compat, "pythonify_logs", lambda logs: read.append(logs) or original(logs))
+        for name in ("pythonify_logs", "epoch_logs"):
+            original = getattr(compat, name)
+            patch.setattr(compat, name, lambda logs, original=original: read.append(logs) or original(logs))
         model.custom_fit(X, Y, batch_size=2, verbose=0, log_every=16)
     # 48 steps: three lines, and the epoch's own logs from the last step and from the metrics.
     assert len(read) == 3 + 2

@@ -17,18 +17,19 @@ from customfit.compat.versions import IS_KERAS_3, KERAS_VERSION, keras, module_b
 
 def pythonify_logs(logs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Returns logs as Python numbers, in the form in which `fit` of this generation passes them to callbacks."""
+    if not IS_KERAS_3:
+        return tf.nest.map_structure(_keras_2_number, dict(logs or {}))
     numbers: dict[str, Any] = {}
-    for name, value in (logs or {}).items():
-        if IS_KERAS_3 and isinstance(value, dict):
-            numbers.update(pythonify_logs(value))
-        elif IS_KERAS_3:
-            try:
-                numbers[name] = float(value)
-            except (TypeError, ValueError):
-                numbers[name] = value
-        else:
-            numbers[name] = tf.nest.map_structure(_keras_2_number, value)
+    for name, value in sorted((logs or {}).items()):
+        numbers.update(pythonify_logs(value) if isinstance(value, dict) else {name: _keras_3_number(value)})
     return numbers
+
+
+def _keras_3_number(value: Any) -> Any:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value
 
 
 def _keras_2_number(value: Any) -> Any:
@@ -37,8 +38,18 @@ def _keras_2_number(value: Any) -> Any:
 
 
 def batch_logs(logs: dict[str, Any]) -> dict[str, Any]:
-    """Returns logs for `CallbackList.on_train_batch_end`. Keras 2's converts them itself, if a callback needs them."""
-    return pythonify_logs(logs) if IS_KERAS_3 else logs
+    """Returns a step's logs for `CallbackList.on_train_batch_end`. Only in Keras 3.0 to 3.5 must they be numbers."""
+    return pythonify_logs(logs) if IS_KERAS_3 and KERAS_VERSION < (3, 6) else logs
+
+
+def epoch_logs(logs: dict[str, Any]) -> dict[str, Any]:
+    """Returns an epoch's logs for `CallbackList.on_epoch_end`, as numbers.
+
+    From Keras 3.7 on, a dict among them is taken apart by the list, which sorts the logs by their names before it does.
+    """
+    if not IS_KERAS_3 or KERAS_VERSION < (3, 7):
+        return pythonify_logs(logs)
+    return {name: epoch_logs(log) if isinstance(log, dict) else _keras_3_number(log) for name, log in logs.items()}
 
 
 def resolve_verbose(verbose: int | str) -> int | str:

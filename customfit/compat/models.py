@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from customfit.compat.versions import IS_KERAS_3, keras, module_beside_model, tf
+from customfit.compat.versions import IS_KERAS_3, KERAS_VERSION, keras, module_beside_model, tf
 
 if TYPE_CHECKING:
     from typing import Union
@@ -40,9 +40,19 @@ def producing_layer(tensor: keras.KerasTensor) -> tuple[keras.layers.Layer, list
 
 def register_keras_serializable(cls: Class) -> Class:
     """Registers a class of ours, so that `load_model` finds it without `custom_objects`."""
-    register = getattr(keras, "saving", keras.utils).register_keras_serializable
-    register(package="customfit")(cls)
+    getattr(keras, "saving", keras.utils).register_keras_serializable(package="customfit")(cls)
+    keras.utils.get_custom_objects()[cls.__name__] = cls  # a whole model in an `.h5` file has its class without package
     return cls
+
+
+def keeps_compile_options(path: str, overwrite: bool = True, save_format: str | None = None, **options: Any) -> bool:
+    """Whether `model.save` with these arguments writes what `get_compile_config` returns: only in Keras's own format.
+
+    Keras 2.12 writes it where `save_format` says so, later releases wherever the path ends in ".keras".
+    """
+    del overwrite, options
+    is_default = IS_KERAS_3 or KERAS_VERSION >= (2, 13)
+    return save_format in ("keras", "keras_v3") or (save_format is None and is_default and path.endswith(".keras"))
 
 
 def save_model(model: keras.Model, path: str) -> None:

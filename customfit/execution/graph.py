@@ -8,7 +8,9 @@ from customfit.compat import tf
 from customfit.data import Batch, BatchSpec, Block, Feed, Fetch, get_batch, inputs_left_out_as_none, map_leaves
 from customfit.execution.trainable import Logs
 
-Carried = Any  # what a loop hands from step to step: the logs, or `()` where they are computed after the last step
+Carried = (
+    Any  # what a loop hands from step to step: the logs' tensors, or `()` if they are computed after the last step
+)
 
 
 class LoopStep:
@@ -23,6 +25,7 @@ class LoopStep:
     def __init__(self, step: tf.types.experimental.PolymorphicFunction, results: Callable[[], Logs] | None):
         self._step = step
         self._results = results
+        self._structure: Logs = {}  # of the logs of the step that is being traced
 
     def __call__(self, batch: Batch) -> Carried:
         """Runs the step.
@@ -34,7 +37,7 @@ class LoopStep:
             What the loop carries to the next step.
         """
         logs = self._step(batch)
-        return logs if self._results is None else ()
+        return _tensors(logs) if self._results is None else ()
 
     def initial(self, batch: Callable[[], Batch | BatchSpec]) -> tuple[Carried, Any]:
         """Returns what the loop carries into its first step, and the shape invariants of it.
@@ -44,8 +47,9 @@ class LoopStep:
         """
         if self._results is not None:
             return (), ()
-        logs = self._step.get_concrete_function(map_leaves(_spec, batch())).structured_outputs
-        return tf.nest.map_structure(_zeros, logs), tf.nest.map_structure(lambda log: log.shape, logs)
+        self._structure = self._step.get_concrete_function(map_leaves(_spec, batch())).structured_outputs
+        tensors = _tensors(self._structure)
+        return [_zeros(tensor) for tensor in tensors], [tensor.shape for tensor in tensors]
 
     def logs(self, carried: Carried) -> Logs:
         """Returns the logs of the block.
@@ -53,7 +57,12 @@ class LoopStep:
         Args:
             carried: What its last step returned.
         """
-        return carried if self._results is None else self._results()
+        if self._results is not None:
+            return self._results()
+        tensors = iter(carried)
+        leaves = tf.nest.flatten(self._structure, expand_composites=True)
+        filled = [None if leaf is None else next(tensors) for leaf in leaves]
+        return tf.nest.pack_sequence_as(self._structure, filled, expand_composites=True)
 
 
 class GraphBlocks:
@@ -124,6 +133,11 @@ class GraphBlocks:
 
             self._functions[key] = tf.function(fetch_and_step, reduce_retracing=True, autograph=False)
         return self._functions[key]
+
+
+def _tensors(logs: Logs) -> list[tf.Tensor]:
+    """Returns the tensors in logs, of which one may be `None`, ragged or sparse."""
+    return [leaf for leaf in tf.nest.flatten(logs, expand_composites=True) if leaf is not None]
 
 
 def _zeros(log: tf.Tensor) -> tf.Tensor:

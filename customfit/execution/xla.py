@@ -74,6 +74,7 @@ class XlaBlocks:
         return logs
 
     def _one_step(self, batch: Batch) -> Logs:
+        self._step.initial(lambda: batch)
         return self._step.logs(self._step(batch))
 
     def _program(self, size: Sizes, spec: BatchSpec) -> Callable:

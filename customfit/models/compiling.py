@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -136,6 +138,24 @@ class Compiling(compat.KerasModel):
         """Returns the arguments of `compile()`, serialised, for `save()`."""
         config = super().get_compile_config()
         return {**config, **self.gradient_pipeline.get_config()} if config else config
+
+    def save(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Saves the whole model: `keras.Model.save`. Warns of options of `compile()` that the file's format leaves out.
+
+        Args:
+            filepath: Where to, ".keras" at its end.
+            *args: As in Keras.
+            **kwargs: As in Keras.
+        """
+        defaults = GradientPipeline().get_config()
+        left_out = [name for name, value in self.gradient_pipeline.get_config().items() if defaults.get(name) != value]
+        if left_out and not compat.keeps_compile_options(os.fspath(filepath), *args, **kwargs):
+            warnings.warn(
+                f"This format keeps none of the options {', '.join(f'`{name}`' for name in left_out)} of `compile()`. "
+                "Save the model as `.keras`, or call `compile()` with them after loading.",
+                stacklevel=2,
+            )
+        super().save(filepath, *args, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> Any:
         """Compiles the model with what `get_compile_config` returned, for `load_model`."""

@@ -49,7 +49,7 @@ class Evaluation:
                 self._hooks.end(block, logs)
             after_block()
         self._hooks.refresh()
-        logs = metric_results(self._model, logs) if has_run else {}
+        logs = compat.pythonify_logs(metric_results(self._model, logs)) if has_run else {}
         self._callbacks.on_test_end(logs)
         return logs
 
@@ -59,7 +59,7 @@ class Evaluation:
 
 def metric_results(model: keras.Model, step_logs: dict) -> dict:
     """The metrics' results, as numbers; as in `fit`, a step's own logs where a user's step returns something else."""
-    logs = compat.pythonify_logs(step_logs)
+    logs = compat.epoch_logs(step_logs)
     if not all(getattr(metric, "built", True) for metric in model.metrics):
         return logs  # of `compile(metrics=)`, but the user's own step has never updated them
     results = compat.pythonify_logs(model.get_metrics_result())

@@ -70,6 +70,30 @@ def test_keras_file(kind, options, tmp_path):
     assert_equal(train_on(loaded), train_on(model))
 
 
+@supports("Saving", "`.h5`, `load_model`, then training continues: functional, Sequential")
+@pytest.mark.parametrize("kind", ["functional", "sequential"])
+def test_h5_file(kind, tmp_path):
+    model = trained(BUILDS[kind])
+    path = os.fspath(tmp_path / "model.h5")
+    model.save(path)
+    loaded = keras.models.load_model(path)
+    assert type(loaded) is type(model)
+    if compat.IS_KERAS_3:  # the optimizer that it loads from `.h5` is built for no variable: it trains nothing
+        for each in (model, loaded):
+            each.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    assert_equal(train_on(loaded), train_on(model))
+
+
+@pytest.mark.parametrize("form", [{}, {"save_format": "tf"}])
+@pytest.mark.parametrize("build", [BUILDS["functional"], BUILDS["sequential"]])
+def test_what_a_file_does_not_keep_is_said(build, form, tmp_path):
+    if form and compat.IS_KERAS_3:
+        pytest.skip("Keras 3 saves no such")
+    model = trained(build, clipnorm=0.1, nonfinite="raise")
+    with pytest.warns(UserWarning, match="none of the options `clipnorm`, `nonfinite` of `compile"):
+        model.save(os.fspath(tmp_path / ("model" if form else "model.h5")), **form)
+
+
 @pytest.mark.parametrize(
     "release",
     [
