@@ -1,11 +1,19 @@
-"""How arguments are checked: one wording for counts, and the closest name for a misspelt one."""
+"""How arguments are checked and shown: one wording for counts, and the closest name for a misspelt one."""
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import operator
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
+
+    P = ParamSpec("P")
+
+T = TypeVar("T")
 
 
 def is_count(value: object, least: int) -> bool:
@@ -72,3 +80,13 @@ def refuse_unknown(call: str, unknown: Iterable[str], known: Iterable[str], repl
     for name in unknown:
         hint = f" Use `{replaced[name]}`." if name in replaced else did_you_mean(name, known)
         raise TypeError(f"{call}() got an unexpected keyword argument {name!r}.{hint}")
+
+
+def with_arguments_of(method: Callable[P, Any]) -> Callable[[Callable[..., T]], Callable[P, T]]:
+    """Gives a method the arguments of another one, for readers, `help()` and type checkers."""
+
+    def decorate(function: Callable[..., T]) -> Callable[P, T]:
+        function.__signature__ = inspect.signature(method)  # type: ignore[attr-defined]
+        return function
+
+    return decorate

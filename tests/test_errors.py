@@ -74,12 +74,6 @@ def test_an_endless_dataset_without_steps(model):
         model.custom_fit(data, verbose=0)
 
 
-def test_a_monitor_that_does_not_exist_is_found_out_in_the_first_epoch(model):
-    with pytest.raises(ValueError, match="Available metrics: accuracy, loss.* Received: monitor='acc'"):
-        model.custom_fit(X, Y, epochs=5, verbose=0, early_stopping=EarlyStopping("acc"))
-    assert int(model.optimizer.iterations.numpy()) == 3  # one epoch of three batches
-
-
 def test_no_compile():
     with pytest.raises(RuntimeError, match="must be compiled"):
         models.dense(CustomTrainModel).custom_fit(X, Y)

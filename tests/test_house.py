@@ -17,7 +17,7 @@ ROOMS = {
     "__init__": "",
     "models": "model mixin fitting overrides opening compiling steps",
     "testing": "parity resume",
-    "training": "loop session pauses plan checkpointing dry_run validation evaluation hooks limits signals stop "
+    "training": "loop session pauses plan checkpointing dry_run validation evaluation hooks checks limits signals stop "
     "progress observers",
     "debug clipping": "",
     "gradients": "pipeline update nonfinite step_dump metrics accumulation optimizers clipping layers",
@@ -28,6 +28,7 @@ ROOMS = {
     "_show_versions": "",
     "serialization": "",
     "every": "",
+    "tracebacks": "",
     "arguments": "",
     "compat": "fit callbacks data randomness steps optimizers models devices types versions",
     "_version": "",

@@ -40,6 +40,7 @@ from customfit.compat.fit import (
     finalize_weights,
     first_epoch,
     fit_patched_by,
+    log_names,
     pythonify_logs,
     reset_test_counter,
     resolve_verbose,
@@ -87,7 +88,15 @@ from customfit.compat.randomness import (
 )
 from customfit.compat.steps import autographed, build_on_replicas, compute_loss, step_state, track_loss
 from customfit.compat.types import CallbackLike, History, KerasModel
-from customfit.compat.versions import GENERATION, IS_KERAS_3, KERAS_VERSION, keras, tf
+from customfit.compat.versions import (
+    GENERATION,
+    IS_KERAS_3,
+    KERAS_VERSION,
+    is_traceback_filtering_enabled,
+    keras,
+    package_folders,
+    tf,
+)
 
 __all__ = [
     "AS_FIT_EVALUATES",
@@ -136,6 +145,7 @@ __all__ = [
     "is_compiled",
     "is_functional_call",
     "is_torch_data_loader",
+    "is_traceback_filtering_enabled",
     "jit_compile",
     "keeps_compile_options",
     "keras",
@@ -143,11 +153,13 @@ __all__ = [
     "keras_seed_variables",
     "limit_epochs",
     "limit_steps",
+    "log_names",
     "log_reduction",
     "loss_scale",
     "optimizer_variables",
     "optimizers_in",
     "output_gradient",
+    "package_folders",
     "producing_layer",
     "pythonify_logs",
     "register_keras_serializable",

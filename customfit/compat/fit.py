@@ -37,6 +37,14 @@ def _keras_2_number(value: Any) -> Any:
     return value.item() if isinstance(value, (np.ndarray, np.generic)) and np.ndim(value) == 0 else value
 
 
+def log_names(logs: Mapping[str, Any]) -> set[str]:
+    """Returns the names under which callbacks see logs: Keras 3 takes dicts in them apart."""
+    names = set()
+    for name, log in logs.items():
+        names |= log_names(log) if IS_KERAS_3 and isinstance(log, Mapping) else {name}
+    return names
+
+
 def batch_logs(logs: dict[str, Any]) -> dict[str, Any]:
     """Returns a step's logs for `CallbackList.on_train_batch_end`. Only in Keras 3.0 to 3.5 must they be numbers."""
     return pythonify_logs(logs) if IS_KERAS_3 and KERAS_VERSION < (3, 6) else logs

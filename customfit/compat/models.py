@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from customfit.compat.versions import IS_KERAS_3, KERAS_VERSION, keras, module_beside_model, tf
+from customfit.compat.versions import IS_KERAS_3, keras, module_beside_model, tf
 
 if TYPE_CHECKING:
     from typing import Union
@@ -51,7 +51,7 @@ def keeps_compile_options(path: str, overwrite: bool = True, save_format: str | 
     Keras 2.12 writes it where `save_format` says so, later releases wherever the path ends in ".keras".
     """
     del overwrite, options
-    is_default = IS_KERAS_3 or KERAS_VERSION >= (2, 13)
+    is_default = IS_KERAS_3 or not keras.__version__.startswith("2.12")
     return save_format in ("keras", "keras_v3") or (save_format is None and is_default and path.endswith(".keras"))
 
 

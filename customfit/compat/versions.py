@@ -67,3 +67,15 @@ def module_beside_model(name: str) -> Any:
     """Returns a private module from the package that defines `keras.Model`, such as "functional" or "training"."""
     package = keras.Model.__module__.rpartition(".")[0]
     return importlib.import_module(f"{package}.{name}")
+
+
+def package_folders() -> list[str]:
+    """Returns the folders of TensorFlow and Keras."""
+    names = ("tensorflow", keras.Model.__module__.partition(".")[0])
+    return [os.path.dirname(importlib.import_module(name).__file__ or name) + os.sep for name in names]
+
+
+def is_traceback_filtering_enabled() -> bool:
+    """Whether tracebacks are shown without frames of Keras, as its setting says."""
+    setting = keras.config if IS_KERAS_3 else tf.debugging
+    return bool(setting.is_traceback_filtering_enabled())

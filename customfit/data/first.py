@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Callable
 
-from customfit.data.source import Batch, Block, SingleBatch, Source, read_all
+from customfit.data.source import Batch, BatchSpec, Block, SingleBatch, Source, read_all
 
 
 def read_first(source: Source, batches: int) -> None:
@@ -30,6 +30,11 @@ class FirstBatches:
         self._again = again
         self._kept: list[Batch] = []
         self.steps: int | None = batches if source.steps is None else min(batches, source.steps)
+
+    @property
+    def element_spec(self) -> BatchSpec | None:
+        """The spec of a batch, or `None` if the source has none."""
+        return getattr(self._source, "element_spec", None)
 
     def restart(self) -> None:
         """Starts over: the next epoch begins with the first batch."""

@@ -161,10 +161,12 @@ def validation_arguments(
 
     Args:
         validation_data: `(x, y)`, `(x, y, sample_weight)`, a dataset, anything else that gives batches, a `Source`, or
-            a dict of such by name. (A dict of arrays is inputs, as in `fit`.)
+            a dict of such by name. (A dict of arrays is inputs, as in `fit`.) `None`: there is none.
         batch_size: Rows in a batch. Defaults to 32. In a dict, it holds for the sets that are not a `Source`.
         steps: Batches in a validation pass. Defaults to all.
     """
+    if validation_data is None:
+        return {}
     if isinstance(validation_data, dict) and _are_named_sets(validation_data):
         named = {}
         for name, data in validation_data.items():

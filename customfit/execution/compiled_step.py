@@ -68,12 +68,13 @@ class CompiledStep:
         self._scope = contextlib.nullcontext if self._replicas_ready else strategy.scope
         self._build: Callable[[Batch], Any] = lambda batch: run_step(strategy, step, batch)
         self.pace = FixedPace(compat.steps_per_execution(model)) if has_workers(strategy) else Pace()
+        self._function: tf.types.experimental.PolymorphicFunction | None = None
         self._blocks: BlockRunner
         if self.eager:
             self._blocks = EagerBlocks(counted_step)
             return
         results = model.results_of(name)
-        function = tf.function(counted_step, reduce_retracing=True, autograph=False)
+        function = self._function = tf.function(counted_step, reduce_retracing=True, autograph=False)
         if name == "train_step":
             compat.show_train_graph(model, function)
         graph_step = LoopStep(function, results=None if results is None else autographed(results))
@@ -95,6 +96,18 @@ class CompiledStep:
                 self._build(map_leaves(lambda leaf: tf.zeros([size or 1 for size in leaf.shape], leaf.dtype), spec))
             else:
                 tf.function(self._build, autograph=False).get_concrete_function(spec)
+
+    def log_names(self, spec: BatchSpec | None) -> set[str] | None:
+        """Returns the names of what the step logs, or `None` if only running it would tell.
+
+        The step is traced for that, and need not be traced again for batches of this spec.
+
+        Args:
+            spec: The spec of a batch, or `None` if it is not known.
+        """
+        if self._function is None or spec is None or not self._replicas_ready:
+            return None
+        return compat.log_names(self._function.get_concrete_function(spec).structured_outputs)
 
     def block_of(self, batch: Batch, begin: int) -> Block:
         """Returns a block of one batch that the caller holds.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from customfit import compat
@@ -53,6 +54,7 @@ REPLACED = {
 class Compiling(compat.KerasModel):
     """`compile()` with the options of the gradient pipeline, and their way through saved files."""
 
+    gradient_pipeline: GradientPipeline
     jit_compile_is_auto: bool = True
     _compiled_steps: CompiledSteps | None = None
 
@@ -125,8 +127,9 @@ class Compiling(compat.KerasModel):
                 "`NonFinite(dump=)` must not be set with `jit_compile=True`: XLA cannot write files. Received: "
                 f"dump={pipeline.guard.dump!r}, jit_compile=True"
             )
-        _check_metric_names(options.get("metrics"))
-        _check_metric_names(options.get("weighted_metrics"))
+        _check_names("metrics", [options.get("metrics"), options.get("weighted_metrics")], keras.metrics, METRIC_TYPES)
+        if type(self).compute_loss is keras.Model.compute_loss and self.results_of("train_step") is not None:
+            _check_names("loss", loss, keras.losses)
         super().compile(as_optimizer(optimizer, self), loss, *args, **compat.compile_options(dict(options)))
         check_no_other_clip(clip, self.optimizer)
         pipeline.check_optimizer(self.optimizer)
@@ -175,6 +178,9 @@ class Compiling(compat.KerasModel):
         self.train_function = None
 
 
+METRIC_TYPES = ("accuracy", "acc", "crossentropy", "ce")  # which Keras resolves by the loss
+
+
 def _refuse_unknown(options: KerasCompileOptions) -> None:
     """Refuses a keyword that neither we nor Keras know, by the name that was probably meant."""
     theirs = inspect.signature(keras.Model.compile).parameters
@@ -187,18 +193,18 @@ def _refuse_unknown(options: KerasCompileOptions) -> None:
     refuse_unknown("compile", unknown, known, REPLACED)
 
 
-def _check_metric_names(metrics: Any) -> None:
-    """Refuses a misspelt metric in `compile()`; Keras would do so in the middle of the first step."""
-    shorthands = {"accuracy", "acc", "crossentropy", "ce"}
-    for name in tf.nest.flatten(metrics):
-        if not isinstance(name, str) or name in shorthands:
+def _check_names(argument: str, names: Any, module: ModuleType, more: Collection[str] = ()) -> None:
+    """Refuses a misspelt metric or loss in `compile()`; Keras would do so in the middle of the first step."""
+    for name in tf.nest.flatten(names):
+        if not isinstance(name, str) or name in more:
             continue
         try:
-            found = keras.metrics.get(name)
+            found = module.get(name)
         except ValueError:
             found = None
         if found is None or found == name:  # some releases return an unknown name as it is
-            known = shorthands | {known for known in dir(keras.metrics) if not known.startswith("_")}
+            known = {*more, *(known for known in dir(module) if not known.startswith("_"))}
             raise ValueError(
-                f"`metrics` must be names of metrics that Keras knows.{did_you_mean(name, known)} Received: {name!r}"
+                f"`{argument}` must be a name that `keras.{argument.replace('loss', 'losses')}` knows."
+                f"{did_you_mean(name, known)} Received: {name!r}"
             ) from None

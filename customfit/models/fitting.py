@@ -9,26 +9,22 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from customfit import compat
-from customfit.arguments import listed
+from customfit.arguments import listed, with_arguments_of
 from customfit.callbacks import GradientEvents
 from customfit.checkpoint import Checkpoints, Directory
 from customfit.compat import CallbackLike, History, keras
-from customfit.data import (
-    Source,
-)
+from customfit.data import Source
 from customfit.every import Duration
 from customfit.execution import CompiledSteps
 from customfit.models.opening import check_workers, evaluate_explicitly, open_session, warn_of_patched_fit
 from customfit.models.overrides import Carried, call_through, handle_redirected, override_of
+from customfit.tracebacks import filtered_traceback
 from customfit.training import Callbacks, DryRun, Frequency, Plan, TrainingSession, run_epochs
 
 if TYPE_CHECKING:
-    from typing import TypedDict, TypeVar
+    from typing import TypedDict
 
-    from typing_extensions import ParamSpec, Unpack
-
-    P = ParamSpec("P")
-    T = TypeVar("T")
+    from typing_extensions import Unpack
 
     class WorkerOptions(TypedDict, total=False):
         """Arguments of `fit` on Keras 2, for a `keras.utils.Sequence`."""
@@ -38,21 +34,12 @@ if TYPE_CHECKING:
         max_queue_size: int
 
 
-def _with_arguments_of(method: Callable[P, Any]) -> Callable[[Callable[..., T]], Callable[P, T]]:
-    """Gives a method the arguments of another one, for readers, `help()` and type checkers."""
-
-    def decorate(function: Callable[..., T]) -> Callable[P, T]:
-        function.__signature__ = inspect.signature(method)  # type: ignore[attr-defined]
-        return function
-
-    return decorate
-
-
 class Fitting(compat.KerasModel):
     """The ways to train and evaluate: Keras's, with our steps, and the explicit loop."""
 
     _compiled_steps: CompiledSteps | None
 
+    @filtered_traceback
     def custom_fit(
         self,
         x: Any = None,
@@ -143,7 +130,8 @@ class Fitting(compat.KerasModel):
             run_epochs, {**arguments, **check_workers("custom_fit", workers, _parameters(Fitting.custom_fit))}
         )
 
-    @_with_arguments_of(custom_fit)
+    @with_arguments_of(custom_fit)
+    @filtered_traceback
     def plan_fit(self, *args: Any, **kwargs: Any) -> Plan:
         """Counts what `custom_fit` would do with the same arguments, without a step.
 
@@ -198,6 +186,7 @@ class Fitting(compat.KerasModel):
         **workers: Unpack[WorkerOptions],
     ) -> float | list[float] | dict[str, float]: ...
 
+    @filtered_traceback
     def custom_evaluate(
         self,
         x: Any = None,
@@ -249,6 +238,7 @@ class Fitting(compat.KerasModel):
 
     # --------------------------------------------------------------------------------------------- Keras's methods
 
+    @filtered_traceback
     def fit(self, *args: Any, **kwargs: Any) -> History:
         """Trains the model as `keras.Model.fit` does, with the steps of this class.
 
@@ -296,6 +286,7 @@ class Fitting(compat.KerasModel):
         finally:
             object.__delattr__(self, "train_step")
 
+    @filtered_traceback
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates the model as `keras.Model.evaluate` does, with the steps of this class."""
         redirected, result = handle_redirected(self, "evaluate", args, kwargs)

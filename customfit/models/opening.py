@@ -18,7 +18,16 @@ from customfit.data import (
     make_source,
     split_rows,
 )
-from customfit.training import Callbacks, DryRun, Evaluation, TrainingSession
+from customfit.training import (
+    Callbacks,
+    DryRun,
+    Evaluation,
+    TrainingSession,
+    check_callbacks,
+    check_labels,
+    check_monitor,
+    check_targets,
+)
 
 WORKER_OPTIONS = ("workers", "use_multiprocessing", "max_queue_size")
 REPLACED = {
@@ -68,6 +77,8 @@ def open_session(model: keras.Model, arguments: Mapping[str, Any]) -> tuple[Trai
         model=model,
         **workers,
     )
+    check_targets(model, data, "train_step", "y")
+    check_labels(model, given.y, "y")
     if given.checkpoint is not None:
         check_resumable("x", data)
     data = dry_run.training(data)
@@ -91,6 +102,7 @@ def open_session(model: keras.Model, arguments: Mapping[str, Any]) -> tuple[Trai
         dry_run=dry_run,
         identity={"class_weight": given.class_weight},
     )
+    check_monitor(model, session.callbacks.callbacks, data, session.validation.data)
     return session, data
 
 
@@ -109,7 +121,10 @@ def evaluate_explicitly(
 ) -> Any:
     """A pass of `test_step` over data, as `evaluate` makes it."""
     data = make_evaluation_source(x, y, sample_weight, batch_size=batch_size, steps=steps, model=model, **workers)
+    check_targets(model, data, "test_step", "y")
+    check_labels(model, y, "y")
     if not isinstance(callbacks, keras.callbacks.CallbackList):
+        check_callbacks(listed(callbacks))
         verbose = compat.resolve_verbose(verbose)
         callbacks = keras.callbacks.CallbackList(
             callbacks, add_progbar=verbose != 0, model=model, verbose=verbose, epochs=1, steps=data.steps
@@ -151,5 +166,5 @@ def warn_of_patched_fit(callbacks: Callbacks) -> None:
     warnings.warn(
         f"{package} has replaced `keras.Model.fit` to log automatically. `custom_fit` does not call it, so nothing is "
         f"logged. Pass the callback instead: callbacks=[{callback}].",
-        stacklevel=4,
+        stacklevel=5,
     )

@@ -4,6 +4,7 @@
 limits and signals, and whether and why it ends.
 """
 
+from customfit.training.checks import check_callbacks, check_labels, check_monitor, check_targets
 from customfit.training.dry_run import Callbacks, DryRun
 from customfit.training.evaluation import Evaluation
 from customfit.training.loop import run_epochs
@@ -19,6 +20,10 @@ __all__ = [
     "Frequency",
     "Plan",
     "TrainingSession",
+    "check_callbacks",
+    "check_labels",
+    "check_monitor",
+    "check_targets",
     "run_epochs",
     "session_observers",
 ]

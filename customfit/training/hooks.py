@@ -18,6 +18,7 @@ from customfit.callbacks import LogEvery, Throughput
 from customfit.compat import keras
 from customfit.data import Block
 from customfit.execution import Logs, Pace
+from customfit.training.checks import check_callbacks
 
 REFRESH_SECONDS = 0.1
 
@@ -183,6 +184,7 @@ def make_callback_list(
         epochs: The epoch at which training ends.
         steps: Steps in an epoch, or `None` if that is not known.
     """
+    check_callbacks(callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else listed(callbacks))
     if isinstance(callbacks, keras.callbacks.CallbackList):
         if not any(isinstance(callback, keras.callbacks.History) for callback in callbacks.callbacks):
             own = [*own, keras.callbacks.History()]

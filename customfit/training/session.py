@@ -30,6 +30,7 @@ from customfit.data import Batch, Block, Source, make_validation_source, validat
 from customfit.every import Duration
 from customfit.execution import CompiledStep, CompiledSteps, compiled_steps, has_workers
 from customfit.training.checkpointing import SessionCheckpoints
+from customfit.training.checks import check_labels
 from customfit.training.dry_run import Callbacks, DryRun
 from customfit.training.evaluation import check_model, metric_results
 from customfit.training.hooks import BatchHooks, end_callbacks, make_callback_list
@@ -65,6 +66,7 @@ class TrainingSession:
 
     Attributes:
         progress: How far the run is: a `Progress`.
+        validation: The passes over the validation data.
 
     Raises:
         RuntimeError: If the model is not compiled.
@@ -117,17 +119,16 @@ class TrainingSession:
         checkpoints = None if checkpoint is None else Checkpoints.of(checkpoint)
 
         # The validation sets come first: by default early stopping monitors the first of them.
-        sets = (
-            {}
-            if validation_data is None
-            else validation_arguments(validation_data, batch_size=validation_batch_size, steps=validation_steps)
-        )
+        sets = validation_arguments(validation_data, batch_size=validation_batch_size, steps=validation_steps)
+        arrived = {prefix: model.evaluate_arguments(arguments) for prefix, arguments in sets.items()}
         sources = self._dry_run.validation(
             {
-                prefix: make_validation_source(**model.evaluate_arguments(arguments), model=model, **(workers or {}))
-                for prefix, arguments in sets.items()
+                prefix: make_validation_source(**arguments, model=model, **(workers or {}))
+                for prefix, arguments in arrived.items()
             }
         )
+        for arguments in arrived.values():
+            check_labels(model, arguments["y"], "validation_data")
         verbose = compat.resolve_verbose(verbose)
         self._early_stopping = make_early_stopping(early_stopping, list(sources), verbose=int(verbose != 0))
         own = [LogEvery(log_every)] if log_every is not None else []
@@ -143,12 +144,12 @@ class TrainingSession:
         # What a checkpoint saves, then what makes checkpoints, then what asks for them.
         self.progress = Progress(self._initial_epoch)
         self._stop = Stop(model, self._early_stopping)
-        self._validation = Validation(model, self.callbacks, sources, sets, validation_freq, self.progress, clock)
+        self.validation = Validation(model, self.callbacks, sources, sets, validation_freq, self.progress, clock)
         run = self.progress, self._stop
         self._checkpoints = SessionCheckpoints(
-            model, self.callbacks.callbacks, *run, self._validation, self._early_stopping, checkpoints, identity
+            model, self.callbacks.callbacks, *run, self.validation, self._early_stopping, checkpoints, identity
         )
-        self._pauses = Pauses(*run, self._limits, self._signals, self._validation, self._checkpoints, self._hooks)
+        self._pauses = Pauses(*run, self._limits, self._signals, self.validation, self._checkpoints, self._hooks)
         self._trainable_state = compat.compiled_trainable_state(model)
         self._running = self._validated = False
         self._resumed_stopped = False  # within an epoch: no further step of it is trained
@@ -164,7 +165,7 @@ class TrainingSession:
             self.model.gradient_pipeline.begin()
             self._stop.begin()
             self._limits.begin()
-            self._validation.begin()
+            self.validation.begin()
             undo.pop_all()  # from here on `__exit__` does
         self._running = True
         try:
@@ -228,13 +229,13 @@ class TrainingSession:
         else:
             self.progress.epoch = compat.first_epoch(self.model, self._initial_epoch, self._steps_per_epoch)
             if self._dry_run.sanity_validation:
-                self._validation.run_before_training(self._dry_run.sanity_validation, self._signals.raise_pending)
+                self.validation.run_before_training(self._dry_run.sanity_validation, self._signals.raise_pending)
         epoch = self.progress.epoch
         while epoch < self._epochs and (within_epoch or data is None or data.has_more()):
             self.begin_epoch(epoch)
             if within_epoch:
                 self._checkpoints.restore_again()  # what this second begin of the epoch has changed
-                if self._validation.due_within_epoch():
+                if self.validation.due_within_epoch():
                     self._pauses.validate_within_epoch()
                 self._resumed_stopped = self._stop.is_final
             within_epoch = False
@@ -264,7 +265,7 @@ class TrainingSession:
             The logs, as numbers.
         """
         epoch = self.progress.epoch
-        logs = {**self._training_logs(), **self._validation.logs_within(epoch), **self.progress.own_logs}
+        logs = {**self._training_logs(), **self.validation.logs_within(epoch), **self.progress.own_logs}
         self._pauses.in_epoch = False
         self.callbacks.on_epoch_end(epoch, logs)
         self.progress.end_epoch(logs)
@@ -320,7 +321,7 @@ class TrainingSession:
 
     def validates(self, epoch: int) -> bool:
         """Whether validation is due after this epoch."""
-        return self._validation.due_after_epoch(epoch)
+        return self.validation.due_after_epoch(epoch)
 
     def validate(self) -> Logs:
         """Runs `test_step` over the validation data. No weight moves.
@@ -329,7 +330,7 @@ class TrainingSession:
             The logs, as numbers: `val_loss` and so on. They become part of the epoch's.
         """
         training_logs = self._training_logs()  # before the metrics start again
-        validation_logs = self._pauses.validate(self._validation.run)
+        validation_logs = self._pauses.validate(self.validation.run)
         training_logs.update(validation_logs)
         self._validated = True
         return validation_logs
@@ -343,7 +344,7 @@ class TrainingSession:
         return make_plan(
             self.model,
             data,
-            self._validation,
+            self.validation,
             self._checkpoints,
             range(self._initial_epoch, self._epochs),
             self._limits.max_steps,

@@ -14,6 +14,7 @@ from customfit.compat import keras
 from customfit.data import FirstBatches, Source
 from customfit.every import Every
 from customfit.execution import VariableSnapshot, has_workers, replicas
+from customfit.training.checks import check_targets
 from customfit.training.evaluation import Evaluation
 from customfit.training.progress import Logs, Progress
 
@@ -49,6 +50,8 @@ class Validation:
         clock: Callable[[], float] = time.monotonic,
     ):
         _check(freq, bool(data), model.distribute_strategy)
+        for source in data.values():
+            check_targets(model, source, "test_step", "validation_data")
         self.data = data
         self.freq = freq
         self._model = model

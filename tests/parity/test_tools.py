@@ -81,7 +81,7 @@ def test_keras_s_scikit_learn_wrapper_trains_with_the_explicit_loop():
     if wrappers is None or not hasattr(wrappers, "SKLearnClassifier"):
         pytest.skip("this Keras has no SKLearnClassifier")
 
-    def build(rows, targets):
+    def build(X, y):  # noqa: N803 - the names that Keras passes
         model = Explicit([keras.Input((8,)), keras.layers.Dense(3, activation="softmax")])
         model.compile("adam", "categorical_crossentropy")
         return model

@@ -22,7 +22,7 @@ def train(build, arguments, checkpoint_dir=None, seed=SEED, **compile_options):
     keras.backend.clear_session()
     if seed is not None:
         keras.utils.set_random_seed(seed)
-    model = compiled(build, CustomTrainModel, **compile_options)
+    model = compiled(build, CustomTrainModel, **{"optimizer": "adam", **compile_options})
     given = arguments() if callable(arguments) else arguments
     defaults = {"epochs": 3, "batch_size": 16, "verbose": 0}
     options = {name: given[name] for name in ("every", "keep", "resume", "on_error") if name in given}
