@@ -8,10 +8,26 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import pytest
 
+# A case of these costs seconds: models are traced and trained, twice at least.
+COSTLY = ("tests/parity/", "tests/resume/", "tests/distributed/", "tests/test_gradients.py")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--cases",
+        type=int,
+        default=0,
+        help="of each parametrized test that trains, run so many cases at most: the first, the last, and others evenly "
+        "between them (default: all; 2 if pytest is given nothing to run)",
+    )
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
-    """Runs all tests in several processes, if pytest-xdist is there and nothing else is asked for."""
+    """Given nothing, runs what takes minutes, in several processes if pytest-xdist is there.
+
+    That is each test but the slow ones, in two cases of those that train. tox runs all of them.
+    """
     if hasattr(config, "workerinput"):
         return  # this is one of them
     given = vars(config.option)
@@ -19,6 +35,31 @@ def pytest_cmdline_main(config):
     if is_default and not given["file_or_dir"] and not given["collectonly"]:
         config.option.numprocesses = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
         config.option.dist = "worksteal"
+        if not (given["keyword"] or given["markexpr"] or given["cases"]):
+            config.option.markexpr, config.option.cases = "not slow", 2
+
+
+def pytest_report_header(config):
+    if config.option.cases:
+        return f"at most {config.option.cases} cases of each test that trains; all of them: python -m tox"
+    return None
+
+
+def pytest_collection_modifyitems(config, items):
+    most = config.option.cases
+    if not most:
+        return
+    tests = {}
+    for item in items:
+        tests.setdefault(item.nodeid.partition("[")[0] if item.nodeid.startswith(COSTLY) else item.nodeid, []).append(
+            item
+        )
+    kept = set()
+    for cases in tests.values():
+        last = len(cases) - 1
+        kept.update(cases[round(last * i / max(1, most - 1))].nodeid for i in range(most))
+    config.hook.pytest_deselected([item for item in items if item.nodeid not in kept])
+    items[:] = [item for item in items if item.nodeid in kept]
 
 
 def pytest_collection(session):
