@@ -39,6 +39,18 @@ def pytest_cmdline_main(config):
             config.option.markexpr, config.option.cases = "not slow", 2
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Tells one of the processes what to run."""
+    node.workerinput.update(cases=node.config.option.cases, markexpr=node.config.option.markexpr)
+
+
+def pytest_configure(config):
+    told = getattr(config, "workerinput", {})
+    config.option.cases = told.get("cases", config.option.cases)
+    config.option.markexpr = told.get("markexpr", config.option.markexpr)
+
+
 def pytest_report_header(config):
     if config.option.cases:
         return f"at most {config.option.cases} cases of each test that trains; all of them: python -m tox"
@@ -51,14 +63,13 @@ def pytest_collection_modifyitems(config, items):
         return
     tests = {}
     for item in items:
-        tests.setdefault(item.nodeid.partition("[")[0] if item.nodeid.startswith(COSTLY) else item.nodeid, []).append(
-            item
-        )
+        test = item.nodeid.partition("[")[0] if item.nodeid.startswith(COSTLY) else item.nodeid
+        tests.setdefault(test, []).append(item)
     kept = set()
     for cases in tests.values():
         last = len(cases) - 1
         kept.update(cases[round(last * i / max(1, most - 1))].nodeid for i in range(most))
-    config.hook.pytest_deselected([item for item in items if item.nodeid not in kept])
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in kept])
     items[:] = [item for item in items if item.nodeid in kept]
 
 

@@ -82,7 +82,8 @@ def check_parity(
     def train(model_fn, how, *watchers, eagerly=False):
         keras.utils.set_random_seed(seed)
         model = model_fn()
-        model.run_eagerly = eagerly or model.run_eagerly
+        if eagerly:
+            model.run_eagerly = True
         callbacks = [*listed(arguments.get("callbacks")), *watchers]
         history = getattr(model, how)(**{**arguments, **_as_arguments(data), "callbacks": callbacks})
         return _State.of(model, history)
