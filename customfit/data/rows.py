@@ -161,10 +161,10 @@ def map_leaves(function: Callable, batch: Any) -> Any:
 
 
 def count_batch_rows(batch: Any) -> tf.Tensor:
-    """Returns the number of rows of a batch inside the graph: that of its first leaf."""
+    """Returns the number of rows of a batch, inside the graph: that of its first leaf, a tensor or a NumPy array."""
     leaf = next(leaf for leaf in tf.nest.flatten(batch) if leaf is not None)
     if isinstance(leaf, tf.RaggedTensor):
         return tf.cast(leaf.nrows(), tf.int64)
     if isinstance(leaf, tf.SparseTensor):
         return tf.cast(leaf.dense_shape[0], tf.int64)
-    return tf.shape(leaf, tf.int64)[0] if leaf.shape.rank else tf.constant(1, tf.int64)
+    return tf.shape(leaf, tf.int64)[0] if tf.TensorShape(leaf.shape).rank else tf.constant(1, tf.int64)

@@ -40,6 +40,27 @@ def test_execution(options):
     assert_parity(models.dropout, {"x": X[:64], "y": Y[:64], "validation_data": (X[:32], Y[:32])}, **options)
 
 
+@pytest.mark.parametrize(
+    ("run_eagerly", "ours"),
+    [(False, {}), (True, {}), (True, {"global_clipnorm": 1e6, "nonfinite": "skip"})],
+    ids=["graph", "eager", "eager with options"],
+)
+def test_single_batches_of_numpy_arrays(run_eagerly, ours):
+    """`train_on_batch` of Keras 3 hands the arrays themselves to a step that runs eagerly."""
+    results = []
+    for base, options in ((keras.Model, {}), (CustomTrainModel, ours)):
+        keras.utils.set_random_seed(SEED)
+        model = compiled(models.dropout, base, run_eagerly=run_eagerly, **options)
+        logs = [model.train_on_batch(X[:16], Y[:16], sample_weight=np.ones(16, "float32"), return_dict=True)]
+        logs += [model.train_on_batch(X[16:30], Y[16:30], return_dict=True)]
+        logs += [model.test_on_batch(X[:16], Y[:16], return_dict=True)]
+        results.append((logs, model.get_weights()))
+    (their_logs, theirs), (our_logs, weights) = results
+    assert our_logs == their_logs
+    for mine, other in zip(weights, theirs):
+        np.testing.assert_array_equal(mine, other)
+
+
 def test_eager_under_steps_per_execution():
     theirs = train(models.dense, "fit", ROWS, base=keras.Model)
     assert_equal(train(models.dense, "custom_fit", ROWS, run_eagerly=True, steps_per_execution=3), theirs)
