@@ -195,6 +195,8 @@ def _refuse_unknown(options: KerasCompileOptions) -> None:
 
 def _check_names(argument: str, names: Any, module: ModuleType, more: Collection[str] = ()) -> None:
     """Refuses a misspelt metric or loss in `compile()`; Keras would do so in the middle of the first step."""
+    if isinstance(names, Mapping) and "class_name" in names:
+        return  # a serialised object
     for name in tf.nest.flatten(names):
         if not isinstance(name, str) or name in more:
             continue

@@ -6,6 +6,7 @@ Only what `fit` cannot train on either is refused, and only where Keras computes
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,21 +28,23 @@ ELEMENTWISE_LOSSES = (
 )
 
 
-def check_callbacks(callbacks: Any) -> None:
-    """Refuses callbacks that are none.
+def check_callbacks(callbacks: Sequence[Any]) -> None:
+    """Refuses what is no callback.
 
     Args:
-        callbacks: A list of callbacks, which may hold further lists.
+        callbacks: What was given as callbacks; a list may hold further lists.
 
     Raises:
         TypeError: If one is a class or a function.
     """
-    for callback in tf.nest.flatten(callbacks):
-        if isinstance(callback, type):
+    for callback in callbacks:
+        if isinstance(callback, (list, tuple)):
+            check_callbacks(callback)
+        elif isinstance(callback, type):
             raise TypeError(
                 f"`callbacks` must hold objects, not classes: write `{callback.__name__}(...)`. Received: {callback}"
             )
-        if not hasattr(callback, "set_model"):
+        elif not hasattr(callback, "set_model"):
             raise TypeError(
                 "`callbacks` must hold `keras.callbacks.Callback`s; `keras.callbacks.LambdaCallback` calls functions. "
                 f"Received: {callback!r}"
@@ -154,7 +157,8 @@ def _keras_computes_loss(model: keras.Model, step: StepName) -> bool:
 
 def _keras_name(loss: Any) -> str | None:
     """Returns the name of a loss of Keras, as its function is called, or `None` for any other."""
-    loss = keras.losses.get(loss)
+    with contextlib.suppress(ValueError):  # part of what Keras will refuse itself
+        loss = keras.losses.get(loss)
     found = type(loss) if isinstance(loss, keras.losses.Loss) else loss
     name = getattr(found, "__name__", "")
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower() if getattr(keras.losses, name, None) is found else None
