@@ -19,6 +19,7 @@ from customfit.gradients.clipping.functions import (
     percentile_of_history,
 )
 from customfit.gradients.clipping.options import AdaptiveClip, is_positive
+from customfit.gradients.clipping.units import unit_axes
 
 HISTORY_LENGTH = 1000
 
@@ -128,6 +129,7 @@ class AdaptiveClipping(Clip):
         super().__init__("adaptive_clip", options.ratio)
         self._options = options
         self._excluded: list[tf.Variable] | None = None  # once they have been found
+        self._axes: dict[int, list[int]] = {}  # of units that are no columns, by the ids of variables
 
     def copy(self) -> AdaptiveClipping:
         """Returns the same clip without its state."""
@@ -139,7 +141,7 @@ class AdaptiveClipping(Clip):
         return {**super().get_config(), **({} if exclude is None else {"adaptive_clip_exclude": list(exclude)})}
 
     def build(self, model: keras.Model) -> None:
-        """Finds the variables that are excluded.
+        """Finds the variables that are excluded, and what a unit of each of the others is.
 
         Args:
             model: The model, whose weights exist.
@@ -149,6 +151,7 @@ class AdaptiveClipping(Clip):
         """
         if self._excluded is not None:
             return
+        self._axes = unit_axes(model)
         exclude = self._options.exclude
         if exclude is None:
             self._excluded = [variable for layer in layers.output_layers(model) for variable in layer.weights]
@@ -164,7 +167,8 @@ class AdaptiveClipping(Clip):
     def __call__(self, gradients: Sequence[Gradient], variables: Sequence[tf.Variable]) -> list[Gradient]:
         """Returns the clipped gradients; those of excluded variables as they are."""
         excluded = {id(variable) for variable in self._excluded or []}
-        clipped = clip_adaptively(gradients, variables, self.value)
+        axes = [self._axes.get(id(variable)) for variable in variables]
+        clipped = clip_adaptively(gradients, variables, self.value, axes=axes)
         return [
             before if id(variable) in excluded else after
             for before, after, variable in zip(gradients, clipped, variables)

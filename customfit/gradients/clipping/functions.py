@@ -81,7 +81,11 @@ def clip_by_global_norm(gradients: Sequence[Gradient], global_clipnorm: float | 
 
 
 def clip_adaptively(
-    gradients: Sequence[Gradient], variables: Sequence[tf.Variable], ratio: float, epsilon: float = 1e-3
+    gradients: Sequence[Gradient],
+    variables: Sequence[tf.Variable],
+    ratio: float,
+    epsilon: float = 1e-3,
+    axes: Sequence[Sequence[int] | None] | None = None,
 ) -> list[Gradient]:
     """Clips each unit's gradient to at most `ratio` times the norm of that unit's weights.
 
@@ -94,15 +98,17 @@ def clip_adaptively(
         variables: The variables, in the same order.
         ratio: The largest ratio of gradient norm to weight norm, say 0.01.
         epsilon: The smallest norm that weights are assumed to have, so that weights at zero can move.
+        axes: For each variable, the axes over which a unit of it extends; `None` for all but the last. As for kernels
+            of depthwise and transposed convolutions, where a unit is not a column.
 
     Returns:
         The clipped gradients, in order.
     """
 
-    def clip(gradient, variable):
+    def clip(gradient, variable, axes):
         if gradient is None:
             return None
-        axes = _unit_axes(variable.shape)
+        axes = _unit_axes(variable.shape) if axes is None else list(axes)
         allowed = ratio * tf.maximum(_norm(tf.convert_to_tensor(variable), axes), epsilon)
 
         def scale(values):
@@ -111,7 +117,8 @@ def clip_adaptively(
 
         return _map_values(scale, gradient)
 
-    return [clip(gradient, variable) for gradient, variable in zip(sum_duplicates(gradients), variables)]
+    axes = [None] * len(variables) if axes is None else axes
+    return list(map(clip, sum_duplicates(gradients), variables, axes))
 
 
 def percentile_of_history(history: tf.Tensor, count: tf.Tensor, percentile: float) -> tf.Tensor:
