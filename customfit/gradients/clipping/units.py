@@ -51,7 +51,7 @@ def _own(layer: Any) -> Iterator[tuple[tf.Variable, list[int]]]:
             yield layer.bias, list(range(len(layer.bias.shape)))
 
 
-def _classes(*names: str) -> tuple[type, ...]:
+def _classes(*names: str) -> tuple[Any, ...]:
     """Returns those layers of Keras that this release has."""
     return tuple(getattr(keras.layers, name) for name in names if hasattr(keras.layers, name))
 
