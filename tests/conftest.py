@@ -18,7 +18,7 @@ def pytest_addoption(parser):
         type=int,
         default=0,
         help="of each parametrized test that trains, run so many cases at most: the first, the last, and others evenly "
-        "between them (default: all; 2 if pytest is given nothing to run)",
+        "between them (default: all; 1 if pytest is given nothing to run)",
     )
 
 
@@ -26,7 +26,7 @@ def pytest_addoption(parser):
 def pytest_cmdline_main(config):
     """Given nothing, runs what takes minutes, in several processes if pytest-xdist is there.
 
-    That is each test but the slow ones, in two cases of those that train. tox runs all of them.
+    That is each test but the slow ones, in one case of those that train. tox runs the slow ones and more cases.
     """
     if hasattr(config, "workerinput"):
         return  # this is one of them
@@ -36,7 +36,7 @@ def pytest_cmdline_main(config):
         config.option.numprocesses = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
         config.option.dist = "worksteal"
         if not (given["keyword"] or given["markexpr"] or given["cases"]):
-            config.option.markexpr, config.option.cases = "not slow", 2
+            config.option.markexpr, config.option.cases = "not slow", 1
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -53,7 +53,7 @@ def pytest_configure(config):
 
 def pytest_report_header(config):
     if config.option.cases:
-        return f"at most {config.option.cases} cases of each test that trains; all of them: python -m tox"
+        return f"of each test that trains: {config.option.cases} case(s) at most; all: python -m pytest -n 2 tests"
     return None
 
 
