@@ -10,6 +10,7 @@ import pytest
 
 # A case of these costs seconds: models are traced and trained, twice at least.
 COSTLY = ("tests/parity/", "tests/resume/", "tests/distributed/", "tests/test_gradients.py")
+ALWAYS = ("tests/parity/test_data_orders.py", "tests/parity/test_data_conversion.py")  # no case stands for another
 
 
 def pytest_addoption(parser):
@@ -63,7 +64,8 @@ def pytest_collection_modifyitems(config, items):
         return
     tests = {}
     for item in items:
-        test = item.nodeid.partition("[")[0] if item.nodeid.startswith(COSTLY) else item.nodeid
+        is_costly = item.nodeid.startswith(COSTLY) and not item.nodeid.startswith(ALWAYS)
+        test = item.nodeid.partition("[")[0] if is_costly else item.nodeid
         tests.setdefault(test, []).append(item)
     kept = set()
     for cases in tests.values():
