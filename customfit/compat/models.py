@@ -51,7 +51,7 @@ def keeps_compile_options(path: str, overwrite: bool = True, save_format: str | 
     Keras 2.12 writes it where `save_format` says so, later releases wherever the path ends in ".keras".
     """
     del overwrite, options
-    is_default = IS_KERAS_3 or not keras.__version__.startswith("2.12")
+    is_default = IS_KERAS_3 or not tf.__version__.startswith("2.12")
     return save_format in ("keras", "keras_v3") or (save_format is None and is_default and path.endswith(".keras"))
 
 
