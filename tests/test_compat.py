@@ -327,6 +327,7 @@ def test_import_without_tensorflow_fails_with_one_sentence():
     assert "During handling" not in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     tuple(map(int, tf.__version__.split(".")[:2])) < (2, 15), reason="TF_USE_LEGACY_KERAS means nothing before TF 2.15"
 )
@@ -347,6 +348,7 @@ def test_a_missing_tf_keras_is_reported_as_tensorflow_reports_it(backend):
     assert "During handling" not in ours
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not compat.IS_KERAS_3, reason="only Keras 3 has backends")
 @pytest.mark.parametrize("backend", ["jax", "torch", "numpy"])
 def test_another_backend_fails_with_one_sentence(backend):

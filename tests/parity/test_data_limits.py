@@ -73,6 +73,7 @@ def test_a_limit_that_bounds_something_is_said(limits):
         model.custom_evaluate(X, Y, verbose=0)
 
 
+@pytest.mark.slow
 def test_the_environment_s_limits():
     code = """
 import numpy as np
