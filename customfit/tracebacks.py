@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
 
 T = TypeVar("T")
-HIDDEN = (str(Path(__file__).parent), *compat.package_folders())
+HIDDEN = (os.path.dirname(__file__) + os.sep, *compat.package_folders())
 
 
 def filtered_traceback(function: Callable[P, T]) -> Callable[P, T]:

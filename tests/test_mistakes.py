@@ -221,6 +221,33 @@ def test_a_monitor_that_nothing_logs(prefix, data, options):
     model.custom_fit(X, LABELS, verbose=0, early_stopping=stopping, **data)
 
 
+@pytest.mark.parametrize(
+    "adds",
+    [
+        lambda: keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(added_loss=1.0)),
+        lambda: bound(keras.callbacks.TerminateOnNaN()),
+    ],
+)
+def test_a_monitor_that_a_function_logs(adds):
+    """In a callback of Keras's own class."""
+    stopping = EarlyStopping("added_loss")
+    history = model_of().custom_fit(X, LABELS, verbose=0, epochs=5, callbacks=[adds()], early_stopping=stopping)
+    assert len(history.epoch) == 2
+
+
+def bound(callback):
+    callback.on_epoch_end = lambda epoch, logs: logs.update(added_loss=1.0)
+    return callback
+
+
+def test_a_learning_rate_may_be_monitored():
+    name = "learning_rate" if compat.IS_KERAS_3 else "lr"
+    plateau = keras.callbacks.ReduceLROnPlateau("loss")
+    stopping = EarlyStopping(name, mode="max")
+    history = model_of().custom_fit(X, LABELS, verbose=0, epochs=5, callbacks=[plateau], early_stopping=stopping)
+    assert len(history.epoch) == 2
+
+
 def test_a_monitor_that_a_callback_logs():
     stopping = EarlyStopping("added_loss")
     history = model_of().custom_fit(X, LABELS, verbose=0, epochs=5, callbacks=[Adds()], early_stopping=stopping)

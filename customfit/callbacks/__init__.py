@@ -4,7 +4,7 @@
 lines that do not stick to a progress bar.
 """
 
-from customfit.callbacks.early_stopping import EarlyStopping, make_early_stopping
+from customfit.callbacks.early_stopping import EarlyStopping, make_early_stopping, unknown_monitor
 from customfit.callbacks.gradient_events import GradientEvents
 from customfit.callbacks.gradient_health import GradientHealth
 from customfit.callbacks.log_every import LogEvery
@@ -19,4 +19,5 @@ __all__ = [
     "Throughput",
     "make_early_stopping",
     "score_of",
+    "unknown_monitor",
 ]

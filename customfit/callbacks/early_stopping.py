@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, Literal
 
 import numpy as np
@@ -232,10 +232,16 @@ class EarlyStopping(keras.callbacks.Callback):
             return float(logs[self.monitor])
         if self.monitor.startswith("val_") and not any(name.startswith("val_") for name in logs):
             return None
-        raise ValueError(
-            f"{self.monitor!r} is not available for early stopping. Available metrics: {', '.join(sorted(logs))}."
-            f"{did_you_mean(self.monitor, logs)} Received: monitor={self.monitor!r}"
-        )
+        raise unknown_monitor(self.monitor, logs)
+
+
+def unknown_monitor(monitor: str, available: Iterable[str]) -> ValueError:
+    """Returns the error for a monitor that is not among the available logs."""
+    available = sorted(available)
+    return ValueError(
+        f"{monitor!r} is not available for early stopping. Available metrics: {', '.join(available)}."
+        f"{did_you_mean(monitor, available)} Received: monitor={monitor!r}"
+    )
 
 
 def make_early_stopping(

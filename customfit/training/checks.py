@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from customfit import compat
-from customfit.arguments import did_you_mean
-from customfit.callbacks import EarlyStopping, LogEvery
+from customfit.callbacks import EarlyStopping, LogEvery, unknown_monitor
 from customfit.compat import keras, tf
 from customfit.data import Source
 from customfit.execution import StepName, compiled_steps
@@ -26,6 +25,8 @@ ELEMENTWISE_LOSSES = (
     *("mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error", "mean_squared_logarithmic_error"),
     *("huber", "log_cosh", "logcosh", "binary_crossentropy", "binary_focal_crossentropy", "poisson", "kl_divergence"),
 )
+
+ADD_LOGS = ("LambdaCallback", "LearningRateScheduler", "ReduceLROnPlateau")  # of Keras's callbacks
 
 
 def check_callbacks(callbacks: Sequence[Any]) -> None:
@@ -143,11 +144,7 @@ def check_monitor(
     if names is not None and prefix:
         names = steps.test.log_names(getattr(validation[prefix], "element_spec", None))
     if names is not None and stopping.monitor[len(prefix) :] not in names:
-        available = sorted(prefix + name for name in names)
-        raise ValueError(
-            f"{stopping.monitor!r} is not available for early stopping. Available metrics: {', '.join(available)}."
-            f"{did_you_mean(stopping.monitor, available)} Received: monitor={stopping.monitor!r}"
-        )
+        raise unknown_monitor(stopping.monitor, [prefix + name for name in names])
 
 
 def _keras_computes_loss(model: keras.Model, step: StepName) -> bool:
@@ -193,8 +190,7 @@ def _check_shape(loss: str, targets: list[int | None], output: tuple[int | None,
 
 
 def _may_add_logs(callback: keras.callbacks.Callback) -> bool:
-    """Whether a callback may add to an epoch's logs. Keras's own add learning rates at most."""
-    if type(callback) in (EarlyStopping, LogEvery):
-        return False
-    is_keras_s = getattr(keras.callbacks, type(callback).__name__, None) is type(callback)
-    return not is_keras_s or "earningRate" in type(callback).__name__ or "LearningRate" in type(callback).__name__
+    """Whether a callback may add to an epoch's logs: of Keras's, `ADD_LOGS` and those with a hook bound to them."""
+    name = type(callback).__name__
+    is_known = type(callback) in (EarlyStopping, LogEvery) or getattr(keras.callbacks, name, None) is type(callback)
+    return not is_known or name in ADD_LOGS or "on_epoch_end" in vars(callback)
