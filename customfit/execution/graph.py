@@ -8,9 +8,8 @@ from customfit.compat import tf
 from customfit.data import Batch, BatchSpec, Block, Feed, Fetch, get_batch, inputs_left_out_as_none, map_leaves
 from customfit.execution.trainable import Logs
 
-Carried = (
-    Any  # what a loop hands from step to step: the logs' tensors, or `()` if they are computed after the last step
-)
+# What a loop hands from step to step: the tensors of the logs, or `()` if they are computed after the last step.
+Carried = Any
 
 
 class LoopStep:
@@ -38,6 +37,15 @@ class LoopStep:
         """
         logs = self._step(batch)
         return _tensors(logs) if self._results is None else ()
+
+    def once(self, batch: Batch) -> Logs:
+        """Runs the step outside of a loop, and returns its logs.
+
+        Args:
+            batch: A batch.
+        """
+        logs = self._step(batch)
+        return logs if self._results is None else self._results()
 
     def initial(self, batch: Callable[[], Batch | BatchSpec]) -> tuple[Carried, Any]:
         """Returns what the loop carries into its first step, and the shape invariants of it.

@@ -11,7 +11,7 @@ import warnings
 from typing import Any, Callable
 
 from customfit.compat import tf
-from customfit.data import Batch, BatchSpec, Block, map_leaves
+from customfit.data import BatchSpec, Block, map_leaves
 from customfit.execution.graph import GraphBlocks, LoopStep
 from customfit.execution.trainable import Logs
 
@@ -47,7 +47,7 @@ class XlaBlocks:
     def _run_one_by_one(self, block: Block) -> Logs | None:
         logs = None
         while block.done < block.count and (batch := block.read()) is not None:
-            logs = self._call("one step", self._one_step, batch)
+            logs = self._call("one step", self._step.once, batch)
             block.done += 1
         return logs
 
@@ -72,10 +72,6 @@ class XlaBlocks:
             begins = [first + steps * each for first, each in zip(begins, size)]
         block.done = len(sizes)
         return logs
-
-    def _one_step(self, batch: Batch) -> Logs:
-        self._step.initial(lambda: batch)
-        return self._step.logs(self._step(batch))
 
     def _program(self, size: Sizes, spec: BatchSpec) -> Callable:
         """Returns the function of a block whose batches have `size[i]` rows in their leaf `i`."""
