@@ -20,9 +20,9 @@ ROOMS = {
     "training": "loop session pauses plan checkpointing dry_run validation evaluation hooks checks limits signals stop "
     "progress observers",
     "debug clipping": "",
-    "gradients": "pipeline update nonfinite step_dump metrics accumulation optimizers clipping layers",
+    "gradients": "pipeline update nonfinite undo step_dump metrics accumulation optimizers clipping layers",
     "checkpoint": "checkpointer checkpoints fingerprint training_state variables random_state store lock",
-    "execution": "compiled_step xla graph random_ops pace sharding snapshot replicas trainable",
+    "execution": "compiled_step xla graph random_ops pace sharding captures snapshot replicas trainable",
     "callbacks": "gradient_events gradient_health throughput log_every early_stopping printing monitoring",
     "data": "make first datasets iterators lengths iterables arrays placement rows conversion weights source",
     "_show_versions": "",
@@ -30,7 +30,7 @@ ROOMS = {
     "every": "",
     "tracebacks": "",
     "arguments": "",
-    "compat": "fit callbacks data randomness steps optimizers models devices types versions",
+    "compat": "fit callbacks data randomness steps updates optimizers captures models devices types versions",
     "_version": "",
 }
 FLOORS = {room: floor for floor, rooms in enumerate(reversed(ROOMS)) for room in rooms.split()}

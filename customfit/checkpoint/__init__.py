@@ -11,7 +11,7 @@ from customfit.checkpoint.fingerprint import fingerprint, learning_rates
 from customfit.checkpoint.lock import CheckpointError
 from customfit.checkpoint.store import CheckpointStore
 from customfit.checkpoint.training_state import TrainingState
-from customfit.checkpoint.variables import random_variables, variables_of
+from customfit.checkpoint.variables import changed_by_validation, variables_of
 
 __all__ = [
     "CheckpointError",
@@ -20,8 +20,8 @@ __all__ = [
     "Checkpoints",
     "Directory",
     "TrainingState",
+    "changed_by_validation",
     "fingerprint",
     "learning_rates",
-    "random_variables",
     "variables_of",
 ]

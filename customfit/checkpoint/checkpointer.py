@@ -107,6 +107,7 @@ class Checkpointer:
                 raise CheckpointError(
                     f"With `resume=True` there must be a checkpoint. Received: {self._store.directory}, which has none"
                 )
+            state.trace()
             self._header = {"run": str(uuid.uuid4()), "seed": self._global_seed(), "fingerprint": fingerprint}
             self._saved_at = self._clock()
             return False

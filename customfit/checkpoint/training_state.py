@@ -11,7 +11,7 @@ from customfit.checkpoint.random_state import random_states, set_random_states
 from customfit.checkpoint.variables import check_variables, describe, variables_of
 from customfit.compat import keras, tf
 from customfit.data import Source, read_first
-from customfit.execution import compiled_steps, mutable_tables, read_tables, write_tables
+from customfit.execution import check_resources, compiled_steps, mutable_tables, read_tables, write_tables
 from customfit.serialization import JSON, pack, read_tensors, unpack, write_tensors
 
 VARIABLES = "variables"
@@ -110,6 +110,26 @@ class TrainingState:
         write_tensors(folder / VARIABLES, tensors)
         return record
 
+    def trace(self) -> None:
+        """Traces the steps as far as batches are known, so that all they use can be saved, wherever it is kept.
+
+        Raises:
+            ValueError: If they change something that cannot be saved.
+        """
+        steps = compiled_steps(self._model)
+        specs = [(steps.train, self.batch_spec)]
+        specs += [(steps.test, getattr(data, "element_spec", None)) for data in self._validation_data.values()]
+        for step, spec in specs:
+            if spec is not None and step.captures is None:
+                step.trace(spec)
+        self._check_captures()
+
+    def _check_captures(self) -> None:
+        steps = compiled_steps(self._model)
+        for step in (steps.train, steps.test):
+            if step.captures is not None:
+                check_resources(step.captures, self._model, "`checkpoint` cannot save")
+
     def restore(self, folder: Path, record: dict[str, Any]) -> None:
         """Restores what `save` has written, except for positions in the data and global generators.
 
@@ -119,10 +139,12 @@ class TrainingState:
         named = dict(record["variables"])
         if any(name.startswith("global/") for name in named):
             compat.create_keras_seed_generator()
+        self.trace()
         variables, tables = variables_of(self._model), mutable_tables(self._model)
         if any(name not in {**variables, **tables} and not name.startswith("op/") for name in named):
             spec = unpack(record["batch"], tensors) if self.batch_spec is None else self.batch_spec
             compiled_steps(self._model).train.build(spec)
+            self._check_captures()
             variables, tables = variables_of(self._model), mutable_tables(self._model)
         check_variables(named, {**variables, **tables})
         for name, variable in variables.items():

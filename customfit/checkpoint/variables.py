@@ -7,15 +7,16 @@ from typing import Any
 
 from customfit import compat
 from customfit.compat import keras, tf
-from customfit.execution import compiled_steps, replicas
+from customfit.execution import CapturedVariable, compiled_steps, handles_of, replicas
 
 
-def variables_of(model: keras.Model) -> dict[str, tf.Variable]:
+def variables_of(model: keras.Model) -> dict[str, tf.Variable | CapturedVariable]:
     """Returns all variables that training may change, by names that are the same in the next process.
 
-    The weights, the state of metrics, of optimizers and of random generators, and whatever else the model tracks.
+    The weights, the state of metrics, of optimizers and of random generators, and whatever else the model tracks; once
+    its steps are traced, also what they use and the model does not track, in the order in which they use it.
     """
-    found: dict[str, tf.Variable] = {}
+    found: dict[str, tf.Variable | CapturedVariable] = {}
     seen = set()
 
     def add(prefix: str, variables: list) -> None:
@@ -38,26 +39,54 @@ def variables_of(model: keras.Model) -> dict[str, tf.Variable]:
     add("global", compat.keras_seed_variables())
     others = [other for other in tf.train.TrackableView(model).descendants() if isinstance(other, tf.Variable)]
     add("other", [other for other in others if id(other) not in seen])
+    for index, captured in enumerate(_untracked(model, list(found.values()))):
+        found[f"step/{index}/{stable_name(captured)}"] = captured
     return found
 
 
-def random_variables(model: keras.Model) -> list:
-    """Returns the states of random generators: of Keras 3's seeds, and of random ops."""
-    randomness = compiled_steps(model).randomness
+def _untracked(model: keras.Model, tracked: list[tf.Variable | CapturedVariable]) -> list[CapturedVariable]:
+    """Returns the variables that the model's steps use and that are saved in no other way."""
+    steps, generator = compiled_steps(model), compat.global_random_generator()
+    elsewhere = [
+        *(steps.randomness.states.values() if steps.randomness else []),
+        *([generator.state] if generator else []),
+    ]
+    known = {handle for each in [*tracked, *elsewhere] for handle in handles_of(each, model.distribute_strategy)}
+    used = [each for step in (steps.train, steps.test) if step.captures for each in step.captures.variables]
+    return list({id(each.handle): each for each in used if id(each.handle) not in known}.values())
+
+
+def changed_by_validation(model: keras.Model) -> list[tf.Variable | CapturedVariable]:
+    """Returns what a pass of `test_step` may change.
+
+    Where the step has not been traced, that is the states of random generators: of Keras 3's seeds, and of random ops.
+    """
+    steps = compiled_steps(model)
+    captures = steps.test.captures
+    if captures is not None:
+        return [variable for variable in captures.variables if id(variable.handle) in captures.writes]
     variables = compat.variables_in(model.variables)
     seeds = [compat.tf_variable(variable) for variable in variables if "seed_generator" in stable_name(variable)]
-    return [*seeds, *(randomness.states.values() if randomness else [])]
+    return [*seeds, *(steps.randomness.states.values() if steps.randomness else [])]
 
 
-def optimizers_of(model: keras.Model) -> list:
-    """Returns the optimizers that the model has as attributes, that of `compile()` first."""
+def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
+    """Returns the optimizers that the model and its layers have as attributes, that of `compile()` first.
+
+    An attribute may be a list, tuple or dict of them.
+    """
     found = [getattr(model, "optimizer", None)]
-    found += [value for _, value in sorted(vars(model).items(), key=lambda item: item[0])]
-    optimizers: list = []
-    for value in found:
-        if hasattr(value, "apply_gradients") and all(value is not other for other in optimizers):
-            optimizers.append(value)
-    return optimizers
+    for owner in (model, *model.layers):
+        for _, value in sorted(vars(owner).items(), key=lambda item: item[0]):
+            found += _listed(value)
+    optimizers: dict[int, Any] = {id(value): value for value in found if hasattr(value, "apply_gradients")}
+    return list(optimizers.values())
+
+
+def _listed(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def stable_name(variable: Any) -> str:

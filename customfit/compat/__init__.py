@@ -16,6 +16,7 @@ from customfit.compat.callbacks import (
     has_tensorboard,
     set_callback_state,
 )
+from customfit.compat.captures import captured_handles, variable_names, variable_spec
 from customfit.compat.data import (
     KerasData,
     cardinality,
@@ -73,6 +74,7 @@ from customfit.compat.optimizers import (
     optimizer_variables,
     optimizers_in,
     output_gradient,
+    true_gradients,
     unscale_gradients,
 )
 from customfit.compat.randomness import (
@@ -88,6 +90,7 @@ from customfit.compat.randomness import (
 )
 from customfit.compat.steps import autographed, build_on_replicas, compute_loss, step_state, track_loss
 from customfit.compat.types import CallbackLike, History, KerasModel
+from customfit.compat.updates import handled_updates
 from customfit.compat.versions import (
     GENERATION,
     IS_KERAS_3,
@@ -119,6 +122,7 @@ __all__ = [
     "build_optimizer",
     "callback_state",
     "calls_batch_hooks",
+    "captured_handles",
     "cardinality",
     "compile_options",
     "compiled_trainable_state",
@@ -139,6 +143,7 @@ __all__ = [
     "functional_class",
     "global_random_generator",
     "global_seed",
+    "handled_updates",
     "has_dynamic_loss_scale",
     "has_idle_batch_hooks",
     "has_tensorboard",
@@ -178,8 +183,11 @@ __all__ = [
     "tf",
     "tf_variable",
     "track_loss",
+    "true_gradients",
     "unscale_gradients",
     "validation_continues",
+    "variable_names",
     "variable_path",
+    "variable_spec",
     "variables_in",
 ]

@@ -74,6 +74,20 @@ def unscale_gradients(optimizer: Optimizer, gradients: Sequence[Gradient]) -> li
     """Returns the true gradients, given those of a scaled loss."""
     if hasattr(optimizer, "get_unscaled_gradients"):
         return optimizer.get_unscaled_gradients(gradients)
+    return true_gradients(optimizer, gradients, summed=False)
+
+
+def true_gradients(optimizer: Optimizer, gradients: Sequence[Gradient], summed: bool) -> list[Gradient]:
+    """Returns true gradients of this replica, given what `optimizer.apply_gradients` was called with.
+
+    Args:
+        optimizer: The optimizer. Keras 3's is called with the gradients of the scaled loss, Keras 2's with true ones.
+        gradients: The gradients.
+        summed: Whether they are summed over all replicas already.
+    """
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if summed and replicas > 1:
+        gradients = [_times(gradient, 1.0 / replicas) for gradient in gradients]
     scale = _scale_within_optimizer(optimizer)
     return list(gradients) if scale is None else [_times(gradient, 1.0 / scale) for gradient in gradients]
 

@@ -9,6 +9,7 @@ Design notes stand beside the code: BLOCKS.md, REPLICAS.md, RANDOMNESS.md.
 """
 
 from customfit.execution import replicas
+from customfit.execution.captures import CapturedVariable, Captures, captures_of, check_resources, handles_of
 from customfit.execution.compiled_step import CompiledStep, CompiledSteps, compiled_steps
 from customfit.execution.pace import Pace
 from customfit.execution.sharding import has_workers
@@ -16,6 +17,8 @@ from customfit.execution.snapshot import VariableSnapshot, mutable_tables, read_
 from customfit.execution.trainable import Logs, StepName, TrainableModel, is_trainable
 
 __all__ = [
+    "CapturedVariable",
+    "Captures",
     "CompiledStep",
     "CompiledSteps",
     "Logs",
@@ -23,7 +26,10 @@ __all__ = [
     "StepName",
     "TrainableModel",
     "VariableSnapshot",
+    "captures_of",
+    "check_resources",
     "compiled_steps",
+    "handles_of",
     "has_workers",
     "is_trainable",
     "mutable_tables",

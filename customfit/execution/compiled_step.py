@@ -6,11 +6,13 @@ import contextlib
 import dataclasses
 import functools
 import time
+import warnings
 from typing import Any, Callable, Protocol
 
 from customfit import compat
 from customfit.compat import tf
 from customfit.data import Batch, BatchSpec, Block, SingleBatch, map_leaves
+from customfit.execution.captures import Captures, captures_of
 from customfit.execution.graph import GraphBlocks, LoopStep
 from customfit.execution.pace import FixedPace, Pace
 from customfit.execution.random_ops import ResumableRandomOps
@@ -41,6 +43,7 @@ class CompiledStep:
     Attributes:
         pace: How many steps a block should have where no callback asks for a number.
         eager: Whether the step runs under `run_eagerly=True`.
+        captures: What the step uses, wherever it is kept; `None` until `trace` has found it.
     """
 
     def __init__(self, model: TrainableModel, name: StepName, randomness: ResumableRandomOps | None = None):
@@ -57,12 +60,12 @@ class CompiledStep:
                 raise TypeError(
                     f"`{name}` must return a dict of logs. Received: {logs!r} of type {type(logs).__name__}"
                 )
-            if name == "train_step":
-                model.gradient_pipeline.check_reached(f"{type(model).__name__}.train_step")
             compat.count_step(model, training=name == "train_step")
             return logs
 
         self._model = model
+        self._name = name
+        self.captures: Captures | None = None
         self._replicas_ready = strategy.num_replicas_in_sync == 1
         # Several replicas are traced and run within their strategy's scope, where a variable is that of all of them.
         self._scope = contextlib.nullcontext if self._replicas_ready else strategy.scope
@@ -90,12 +93,33 @@ class CompiledStep:
         Args:
             spec: The spec of a batch.
         """
+        if self.eager:
+            self._prepare_replicas(spec)
+            with self._scope():
+                self._build(map_leaves(lambda leaf: tf.zeros([size or 1 for size in leaf.shape], leaf.dtype), spec))
+        self.trace(spec)
+
+    def trace(self, spec: BatchSpec) -> None:
+        """Traces the step, as the first block of such batches would, and notes in `captures` what it uses.
+
+        Under `run_eagerly=True` it is traced for that alone. Where it cannot be, `captures` stays `None`.
+
+        Args:
+            spec: The spec of a batch.
+        """
         self._prepare_replicas(spec)
         with self._scope():
-            if self.eager:
-                self._build(map_leaves(lambda leaf: tf.zeros([size or 1 for size in leaf.shape], leaf.dtype), spec))
-            else:
-                tf.function(self._build, autograph=False).get_concrete_function(spec)
+            if self._function is not None:
+                self.captures = captures_of(self._function.get_concrete_function(spec))
+                return
+            try:
+                self.captures = captures_of(tf.function(self._build, autograph=False).get_concrete_function(spec))
+            except Exception as error:  # a user's step may need values in any way
+                warnings.warn(
+                    f"`{self._name}` cannot be traced ({type(error).__name__}), so state that the model does not track "
+                    "is not known. Assign what the step changes to attributes of the model.",
+                    stacklevel=2,
+                )
 
     def log_names(self, spec: BatchSpec | None) -> set[str] | None:
         """Returns the names of what the step logs, or `None` if only running it would tell.

@@ -46,9 +46,6 @@ class Pipeline(Protocol):
     def flush(self) -> None:
         """Applies accumulated gradients that do not make a whole update."""
 
-    def check_reached(self, step: str) -> None:
-        """Refuses a step that has run past the pipeline, if `compile()` asks for something of it."""
-
 
 class PipelineMetrics(Protocol):
     """The gradient metrics of a pipeline."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,13 @@ from customfit.gradients.clipping import Gradient, global_norm, sum_duplicates
 
 NAMES = ("grad_norm", "clip_fraction", "update_ratio", "loss_scale", "skipped_steps")
 LAYER_COLUMNS = ("updates", "norm", "update_ratio", "zero", "nonfinite")
+
+
+class _LayerSums(NamedTuple):
+    """The sums of `LAYER_COLUMNS` over updates, a row for each variable."""
+
+    variables: list[tf.Variable]
+    sums: tf.Variable
 
 
 class GradientMetrics:
@@ -47,7 +55,7 @@ class GradientMetrics:
         self.measures_layers = False
         self.variables: list[tf.Variable] = []
         self.epoch_variables: list[tf.Variable] = []
-        self._measured: list[tf.Variable] = []  # `_layer_sums` has a row for each of these
+        self._layers: dict[tuple[int, ...], _LayerSums] = {}  # by the ids of the variables of an update
 
     def __bool__(self) -> bool:
         return bool(self.names) or self.measures_layers
@@ -56,17 +64,18 @@ class GradientMetrics:
         """Creates the sums.
 
         Args:
-            variables: The variables that are updated. Layers are measured for the first list of them.
+            variables: The variables that are updated. Each list of them is measured on its own.
         """
         if self.names and not self.epoch_variables:
             self._sums = replicas.variable(tf.zeros(len(NAMES)), "gradient_metric_sums")
             self._updates = replicas.variable(0.0, "gradient_metric_updates")
             self.epoch_variables = [self._sums, self._updates]
             self.variables += self.epoch_variables
-        if self.measures_layers and not self._measured:
-            self._measured = list(variables)
-            self._layer_sums = replicas.variable(tf.zeros([len(variables), len(LAYER_COLUMNS)]), "layer_sums")
-            self.variables.append(self._layer_sums)
+        key = _key(variables)
+        if self.measures_layers and key not in self._layers:
+            sums = replicas.variable(tf.zeros([len(variables), len(LAYER_COLUMNS)]), "layer_sums")
+            self._layers[key] = _LayerSums(list(variables), sums)
+            self.variables.append(sums)
 
     def reset(self) -> None:
         """Resets the sums over an epoch."""
@@ -75,19 +84,25 @@ class GradientMetrics:
 
     def reset_layers(self) -> None:
         """Resets the sums of each variable."""
-        if self._measured:
-            self._layer_sums.assign(tf.zeros_like(self._layer_sums))
+        for layers in self._layers.values():
+            layers.sums.assign(tf.zeros_like(layers.sums))
 
     def layer_results(self) -> tuple[list[str], dict[str, np.ndarray]] | None:
-        """Returns the names of the variables, and for each of `LAYER_COLUMNS` their means over the updates.
+        """Returns the names of the variables, and for each of `LAYER_COLUMNS` their means over their updates.
 
-        Without an update it returns `None`.
+        Variables without an update are left out. Without any it returns `None`.
         """
-        sums = self._layer_sums.numpy() if self._measured else None
-        if sums is None or not sums[:, 0].any():
+        sums: dict[int, np.ndarray] = {}
+        names = {}
+        for layers in self._layers.values():
+            for variable, row in zip(layers.variables, layers.sums.numpy()):
+                sums[id(variable)] = sums.get(id(variable), 0) + row  # two optimizers may update a variable
+                names[id(variable)] = compat.variable_path(variable)
+        updated = [key for key, row in sums.items() if row[0]]
+        if not updated:
             return None
-        means = sums / sums[:, :1]
-        return [compat.variable_path(v) for v in self._measured], dict(zip(LAYER_COLUMNS, means.T))
+        means = np.stack([sums[key] / sums[key][0] for key in updated])
+        return [names[key] for key in updated], dict(zip(LAYER_COLUMNS, means.T))
 
     def results(self) -> dict[str, tf.Tensor]:
         """Returns the metrics so far in this epoch, by name."""
@@ -132,11 +147,15 @@ class GradientMetrics:
             scale: The loss scale, or `None`.
             finite: Whether the optimizer makes the update, if it may skip it. A skipped one is not measured.
         """
-        layers = self.measures_layers and [*map(id, variables)] == [*map(id, self._measured)]
-        if not self.names and not layers:
+        layers = self._layers.get(_key(variables)) if self.measures_layers else None
+        if not self.names and layers is None:
             yield
             return
-        before = [tf.identity(variable) for variable in variables] if layers or "update_ratio" in self.names else []
+        before = (
+            [tf.identity(variable) for variable in variables]
+            if layers is not None or "update_ratio" in self.names
+            else []
+        )
         yield
         changes = [tf.convert_to_tensor(variable) - old for variable, old in zip(variables, before)]
         weight = 1.0 if finite is None else tf.cast(finite, tf.float32)
@@ -147,9 +166,9 @@ class GradientMetrics:
             if "loss_scale" in self.names:
                 last = 1.0 if scale is None else tf.cast(scale, tf.float32)
                 self._sums.assign(tf.where(tf.range(len(NAMES)) == NAMES.index("loss_scale"), last, self._sums))
-        if layers:
+        if layers is not None:
             rows = [_layer(*of_one) for of_one in zip(sum_duplicates(gradients), before, changes)]
-            self._add(self._layer_sums, tf.stack(rows), weight)
+            self._add(layers.sums, tf.stack(rows), weight)
 
     def _values(
         self,
@@ -172,6 +191,10 @@ class GradientMetrics:
     @staticmethod
     def _add(sums: tf.Variable, values: tf.Tensor, weight: tf.Tensor | float) -> None:
         sums.assign_add(tf.where(tf.cast(weight, tf.bool), values, tf.zeros_like(values)))
+
+
+def _key(variables: Sequence[tf.Variable]) -> tuple[int, ...]:
+    return tuple(map(id, variables))
 
 
 def _layer(gradient: Gradient, before: tf.Tensor, change: tf.Tensor) -> tf.Tensor:

@@ -6,18 +6,18 @@ the steps that follow it in its block, until Python reads the result after the b
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Callable
 
 from customfit import compat
 from customfit.compat import tf
 from customfit.data import Batch
-from customfit.execution import TrainableModel, VariableSnapshot, mutable_tables, replicas
+from customfit.execution import Logs, TrainableModel, replicas
 from customfit.gradients import step_dump
 from customfit.gradients.clipping import Gradient
+from customfit.gradients.undo import RunningStep, run_undoably
 
 POLICIES = ("skip", "raise", "stop")
 LOSS = -1  # as the culprit; others are the index of a variable
@@ -113,6 +113,7 @@ class NonFiniteGuard:
 
     Args:
         option: The policy and its options, or `None`.
+        running: The step that is running, if one is.
 
     Attributes:
         policy: The policy, or `None`.
@@ -121,23 +122,23 @@ class NonFiniteGuard:
         variables: The counters.
     """
 
-    def __init__(self, option: NonFinite | None):
+    def __init__(self, option: NonFinite | None, running: RunningStep):
         self.policy = None if option is None else option.policy
         self.dump = None if option is None or option.dump is None else os.fspath(option.dump)
         self.ends_training = self.policy in ("raise", "stop")
         self.variables: list[tf.Variable] = []
         self._names: list[str] = []
-        self._has_metrics = False  # whether all metrics have their variables
-        self._local = threading.local()  # replicas are traced in threads
+        self._running = running
 
     def build(self) -> None:
         """Creates the counters."""
         if not self.variables:
             self._steps = replicas.variable(tf.constant(0, tf.int64), "steps")
             self._skipped = replicas.variable(tf.constant(0, tf.int64), "skipped_steps")
+            self._bad = replicas.variable(tf.constant(False), "bad")  # whether the current step is
             self._bad_step = replicas.variable(tf.constant(-1, tf.int64), "bad_step")
             self._culprit = replicas.variable(tf.constant(LOSS, tf.int64), "culprit")
-            self.variables = [self._steps, self._skipped, self._bad_step, self._culprit]
+            self.variables = [self._steps, self._skipped, self._bad, self._bad_step, self._culprit]
 
     @property
     def steps(self) -> int:
@@ -149,36 +150,36 @@ class NonFiniteGuard:
         """How many steps were skipped. It waits for the device."""
         return int(self._skipped.numpy()) if self.variables else 0
 
-    @contextlib.contextmanager
-    def undo_if_bad(self, model: TrainableModel, data: Batch) -> Iterator[None]:
-        """Undoes the step that is made within, if it is bad: moving averages, metrics, random states and tables.
+    def run(
+        self,
+        model: TrainableModel,
+        step: Callable[[Batch], Logs],
+        data: Batch,
+        kept: Callable[[], Sequence[tf.Variable]],
+    ) -> tuple[Logs, tf.Tensor]:
+        """Runs a step, and undoes what it has changed if it is bad: weights, metrics, random states, tables, all.
 
         Args:
             model: The model.
-            data: The batch of the step.
-        """
-        if self.policy is None:
-            yield
-            return
-        if not self._has_metrics and replicas.replica_count() == 1:  # on several they exist before the first step
-            # Metrics create their variables when they are first updated, and only what exists now can be undone. A
-            # validation step is traced for that, and not run.
-            tf.function(compat.autographed(model.test_step), autograph=False).get_concrete_function(data)
-            self._has_metrics = True
-        variables = [variable for variable in compat.step_state(model) if replicas.can_assign(variable)]
-        before = VariableSnapshot(variables, mutable_tables(model))
-        self._local.bad = None
-        yield
-        bad = self._local.bad
-        if bad is None:
-            return  # the step has updated nothing
+            step: The step.
+            data: Its batch.
+            kept: Returns variables that are not to be undone: those of the pipeline.
 
-        before.restore_where(bad)
+        Returns:
+            The logs of the step, and whether it was bad.
+        """
+        self._steps.assign_add(1)
+        self._bad.assign(False)
+        logs, undo_where = run_undoably(step, model, data, self._running, kept)
+        bad = self._bad.read_value()
+        undo_where(bad)
+        self._skipped.assign_add(tf.cast(bad, tf.int64))
         dump = self.dump
         if dump is not None:
             step_dump.write_structure(dump, data)
             first = bad & tf.equal(self._bad_step, self._steps - 1)
             tf.cond(first, lambda: step_dump.write_batch(dump, data), lambda: tf.constant(0))
+        return logs, bad
 
     def add_names(self, variables: Sequence[tf.Variable]) -> int:
         """Adds variables whose gradients will be checked, for the error to name. Returns the index of the first.
@@ -196,7 +197,6 @@ class NonFiniteGuard:
         loss: tf.Tensor | None,
         ignores_gradients: bool = False,
         first_name: int = 0,
-        begins_step: bool = True,
     ) -> tf.Tensor:
         """Checks the gradients of an update.
 
@@ -206,26 +206,27 @@ class NonFiniteGuard:
             ignores_gradients: Whether only the loss is checked. A dynamic loss scale finds its value by gradients that
                 overflow.
             first_name: What `add_names` returned for the variables.
-            begins_step: Whether this is the first update of a step.
 
         Returns:
             Whether the step must change nothing: a scalar, the same on all replicas.
         """
-        if begins_step:
+        if not self._running.is_running:  # an update in a loop of the user's is a step of its own
             self._steps.assign_add(1)
+            self._bad.assign(False)
         checked: list[Gradient] = [loss, *([None] * len(gradients) if ignores_gradients else gradients)]
-        infinite = tf.stack([_is_infinite(tensor) for tensor in checked])
-        bad = replicas.on_any_replica(tf.reduce_any(infinite))
+        infinite = replicas.on_any_replica(tf.stack([_is_infinite(tensor) for tensor in checked]))
+        bad = self._bad.read_value() | tf.reduce_any(infinite)
         if self.ends_training:
             first = bad & (self._bad_step < 0)
-            # The first replica's finding is kept. If only another one's loss is bad, the summed gradients show it here.
-            found = tf.argmax(tf.cast(infinite, tf.int32)) - 1
-            index = tf.where(tf.reduce_any(infinite) & (found >= 0), found + first_name, LOSS)
+            places = tf.range(len(checked), dtype=tf.int64)  # not `argmax`: under XLA it need not find the first
+            found = tf.reduce_min(tf.where(infinite, places, len(checked))) - 1
+            index = tf.where(found >= 0, found + first_name, LOSS)
             self._culprit.assign(tf.where(first, index, self._culprit))
             self._bad_step.assign(tf.where(first, self._steps - 1, self._bad_step))
             bad = bad | (self._bad_step >= 0)
-        self._skipped.assign_add(tf.cast(bad, tf.int64))
-        self._local.bad = bad
+        self._bad.assign(bad)
+        if not self._running.is_running:
+            self._skipped.assign_add(tf.cast(bad, tf.int64))
         return bad
 
     def count_skipped(self, skipped: tf.Tensor) -> None:

@@ -8,17 +8,20 @@ clip, so the clip has the last word.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Callable
 
 from customfit import compat
 from customfit.arguments import as_count
 from customfit.compat import keras, tf
+from customfit.data import Batch, count_batch_rows
 from customfit.execution import Logs, TrainableModel, replicas
 from customfit.gradients.clipping import AdaptiveClip, Clip, Gradient
 from customfit.gradients.metrics import GradientMetrics
 from customfit.gradients.nonfinite import NonFinite, NonFiniteError, NonFiniteGuard
+from customfit.gradients.undo import RunningStep
 from customfit.gradients.update import Update
 
 
@@ -45,7 +48,8 @@ class GradientPipeline:
         steps = None if accumulation_steps is None else as_count("gradient_accumulation_steps", accumulation_steps)
         self.clip = clip
         self.accumulation_steps = None if steps == 1 else steps
-        self.guard = NonFiniteGuard(NonFinite.from_option(nonfinite))
+        self._running = RunningStep()
+        self.guard = NonFiniteGuard(NonFinite.from_option(nonfinite), self._running)
         self.metrics = GradientMetrics(metrics)
         self._updates: dict[tuple[int, ...], Update] = {}  # by the ids of their optimizer and variables
         self._reached = False  # whether a step has handed its gradients over
@@ -82,24 +86,57 @@ class GradientPipeline:
                     f"gradient_accumulation_steps={own}"
                 )
 
-    def check_reached(self, step: str) -> None:
-        """Refuses a `train_step` that has run past the pipeline, if `compile()` asks for something of it.
+    @property
+    def _asks_for_anything(self) -> bool:
+        return bool(self.clip or self.accumulation_steps or self.guard.policy or self.metrics)
+
+    def run(self, model: TrainableModel, step: Callable[[Batch], Logs], data: Batch) -> Logs:
+        """Runs a `train_step`, so that the options of `compile()` hold in it, however it is written.
+
+        What it hands to an optimizer passes through the pipeline. A step without options runs as it is.
 
         Args:
-            step: The name of the step, for the error.
+            model: The model.
+            step: Its step, bound to the model.
+            data: The batch.
+
+        Returns:
+            The logs of the step.
 
         Raises:
-            ValueError: If an option of `compile()` would have no effect.
+            ValueError: If an option would have no effect, because the step hands no gradients to any optimizer.
         """
-        options = self.get_config()
-        if options and not self._reached:
-            named = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        if self._running.is_running or not (self._asks_for_anything or model.changes_gradients):
+            return step(data)  # `super().train_step(data)` is part of the step that has called it
+
+        def update(
+            optimizer: keras.optimizers.Optimizer, gradients: list[Gradient], variables: list[tf.Variable], summed: bool
+        ) -> None:
+            rows = 1 if self.accumulation_steps is None else count_batch_rows(data)
+            true = compat.true_gradients(optimizer, _in_this_graph(gradients), summed)
+            self.apply(model, true, variables, optimizer, None, rows)
+
+        with self._running.running(), compat.handled_updates(update):
+            if self.guard.policy is None:
+                logs = step(data)
+            else:
+                with tf.init_scope():
+                    self.guard.build()
+                logs, bad = self.guard.run(model, step, data, kept=lambda: self.variables)
+                self.metrics.count_skipped(bad)
+                logs = _as_before_if(bad, logs, model)
+        self._check_reached(model)
+        return {**logs, **self.metrics.results()}
+
+    def _check_reached(self, model: TrainableModel) -> None:
+        if not self._reached:
+            named = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
             raise ValueError(
-                f"The options of `compile()` have no effect in `{step}`, which calls the optimizer itself. Replace its "
-                "`tape.gradient(...)` and `optimizer.apply_gradients(...)` by\n"
+                f"The options of `compile()` have no effect in `{type(model).__name__}.train_step`, which hands no "
+                "gradients to an optimizer. Let it update the weights by\n"
                 "    gradients = self.compute_gradients(loss, tape)\n"
                 "    self.apply_gradients(gradients, loss=loss)\n"
-                f"or leave the options out. Received: {named}"
+                f"or leave the options out. Received: {named or 'an override of `transform_gradients`'}"
             )
 
     @property
@@ -163,9 +200,13 @@ class GradientPipeline:
         if not variables:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
             return
-        update = self.build(model, variables, optimizer)
+        with compat.handled_updates(None), self._running.updating():
+            self._apply(self.build(model, variables, optimizer), gradients, loss, rows)
+
+    def _apply(self, update: Update, gradients: Sequence[Gradient], loss: tf.Tensor | None, rows: Any) -> None:
+        optimizer = update.optimizer
         if update.is_plain:
-            compat.apply_gradients(optimizer, gradients, variables, reduced=False)
+            compat.apply_gradients(optimizer, gradients, update.trained, reduced=False)
             return
         if update.accumulator is None:
             gradients = replicas.sum_over_replicas(gradients)  # before the check, so that all replicas find the same
@@ -177,22 +218,10 @@ class GradientPipeline:
             loss,
             ignores_gradients=compat.has_dynamic_loss_scale(optimizer),
             first_name=update.first_name,
-            begins_step=update is next(iter(self._updates.values())),
         )
-        self.metrics.count_skipped(bad)
+        if not self._running.is_running:
+            self.metrics.count_skipped(bad)
         update.add(gradients, rows, good=tf.logical_not(bad))
-
-    def logs(self, model: TrainableModel, logs: Logs) -> Logs:
-        """Returns a step's logs without the trace of a step that was undone, and with the gradient metrics.
-
-        Args:
-            model: The model.
-            logs: The logs as `compute_metrics` returned them.
-        """
-        if self.guard.policy is not None:
-            results = model.get_metrics_result()
-            logs = {name: results.get(name, value) for name, value in logs.items()}
-        return {**logs, **self.metrics.results()}
 
     def measure_layers(self, model: TrainableModel) -> None:
         """Measures the gradients of each variable from now on. The steps are traced again for that.
@@ -265,6 +294,26 @@ class GradientPipeline:
         """Applies accumulated micro-batches that are fewer than an update needs, as at the end of an epoch."""
         for update in self._updates.values():
             update.flush()
+
+
+def _in_this_graph(gradients: Sequence[Gradient]) -> list[Gradient]:
+    """Returns the gradients as tensors of the current graph, all of which an optimizer requires of one.
+
+    A step may call its optimizer in a function or a branch, which is a graph of its own.
+    """
+    if tf.executing_eagerly():
+        return list(gradients)
+    copy = functools.partial(tf.nest.map_structure, tf.identity, expand_composites=True)
+    return [None if gradient is None else copy(gradient) for gradient in gradients]
+
+
+def _as_before_if(bad: tf.Tensor, logs: Logs, model: TrainableModel) -> Logs:
+    """Returns the logs of a step; where it was bad and undone, with the results of metrics as they are now."""
+    if not all(getattr(metric, "built", True) for metric in model.metrics):
+        return logs  # a step of the user's that never updates the metrics of `compile()`
+    results = model.get_metrics_result()
+    same = [name for name, log in logs.items() if name in results and tf.is_tensor(log)]
+    return {**logs, **{name: tf.where(bad, tf.cast(results[name], logs[name].dtype), logs[name]) for name in same}}
 
 
 def compile_options_from_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class Update:
         metrics: Measures the update.
 
     Attributes:
+        optimizer: As the argument.
+        trained: The variables that it updates.
         accumulator: The gradients of micro-batches, or `None`.
         first_name: The index that `guard` gave to the first of the variables.
     """
@@ -43,8 +45,8 @@ class Update:
         metrics: GradientMetrics,
     ):
         self._model = model
-        self._variables = list(variables)
-        self._optimizer = optimizer
+        self.trained = list(variables)
+        self.optimizer = optimizer
         self._clip = clip
         self._guard = guard
         self._metrics = metrics
@@ -67,7 +69,7 @@ class Update:
             or self.accumulator is not None
             or self._guard.policy
             or self._metrics
-            or compat.has_dynamic_loss_scale(self._optimizer)  # the steps that it skips are counted
+            or compat.has_dynamic_loss_scale(self.optimizer)  # the steps that it skips are counted
         )
 
     @property
@@ -122,16 +124,16 @@ class Update:
 
     def _apply(self, gradients: Sequence[Gradient]) -> None:
         """Transforms, clips and applies the gradients of an update, which are summed over replicas."""
-        gradients = list(self._model.transform_gradients(list(gradients), self._variables))
-        clipped = gradients if self._clip is None else self._clip(gradients, self._variables)
-        optimizer = self._optimizer
+        gradients = list(self._model.transform_gradients(list(gradients), self.trained))
+        clipped = gradients if self._clip is None else self._clip(gradients, self.trained)
+        optimizer = self.optimizer
         finite = None
         if compat.has_dynamic_loss_scale(optimizer):
             finite = all_finite(clipped)
             self._guard.count_skipped(tf.logical_not(finite))
             self._metrics.count_skipped(tf.logical_not(finite))
-        with self._metrics.measuring(gradients, clipped, self._variables, compat.loss_scale(optimizer), finite):
-            compat.apply_gradients(optimizer, clipped, self._variables, reduced=True)
+        with self._metrics.measuring(gradients, clipped, self.trained, compat.loss_scale(optimizer), finite):
+            compat.apply_gradients(optimizer, clipped, self.trained, reduced=True)
 
 
 def _with_none(present: Sequence[Gradient], has_gradient: Sequence[bool]) -> list[Gradient]:

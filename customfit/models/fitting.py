@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from customfit import compat
@@ -249,11 +248,6 @@ class Fitting(compat.KerasModel):
         if redirected:
             return result
         self.gradient_pipeline.prepare(self)
-        with self._step_checked():
-            return self._fit(*args, **kwargs)
-
-    def _fit(self, *args: Any, **kwargs: Any) -> History:
-        """`keras.Model.fit`, with a callback for what the gradient pipeline does around steps."""
         if not self.gradient_pipeline.needs_callback:
             return super().fit(*args, **kwargs)
         arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments
@@ -269,22 +263,6 @@ class Fitting(compat.KerasModel):
         finally:
             if isinstance(callbacks, keras.callbacks.CallbackList):
                 callbacks.callbacks.remove(events)
-
-    @contextlib.contextmanager
-    def _step_checked(self) -> Iterator[None]:
-        """Under `fit` too, refuses a step of the class's own that runs past the options of `compile()`."""
-        step = self.train_step
-
-        def checked(data: Any) -> Any:
-            logs = step(data)
-            self.gradient_pipeline.check_reached(f"{type(self).__name__}.train_step")
-            return logs
-
-        object.__setattr__(self, "train_step", checked)
-        try:
-            yield
-        finally:
-            object.__delattr__(self, "train_step")
 
     @filtered_traceback
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:

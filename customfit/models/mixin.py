@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import abc
+import inspect
 from typing import Any
 
 from customfit import compat
 from customfit.compat import keras
 from customfit.models.compiling import Compiling
 from customfit.models.fitting import Fitting
-from customfit.models.steps import TrainingSteps
+from customfit.models.steps import TrainingSteps, with_options_held
 
 
 class ModelType(abc.ABCMeta):
@@ -18,6 +19,7 @@ class ModelType(abc.ABCMeta):
     1. In a class with other bases, `CustomTrainMixin` stands for `CustomTrainModel` below them: what the other classes
        override themselves is theirs, and ours lies below it, whichever way round the bases are written.
     2. `CustomTrainModel` keeps its bases when Keras rewrites those of a class that is used as a functional model.
+    3. A `train_step` of a subclass, or of another class among its bases, runs with the options of `compile()` held.
     """
 
     shared: Any = None  # `CustomTrainModel`, once it is defined
@@ -25,10 +27,16 @@ class ModelType(abc.ABCMeta):
     _functional_wanted = False
 
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> type:
-        return super().__new__(mcs, name, _with_ours_below(bases), namespace, **kwargs)
+        cls = super().__new__(mcs, name, _with_ours_below(bases), namespace, **kwargs)
+        step = inspect.getattr_static(cls, "train_step")
+        if with_options_held(step) is not step:
+            cls.train_step = step
+        return cls
 
     def __setattr__(cls, name: str, value: Any) -> None:
-        if name != "__bases__":
+        if name == "train_step":
+            super().__setattr__(name, with_options_held(value))
+        elif name != "__bases__":
             super().__setattr__(name, value)
         elif cls is ModelType.shared:
             if compat.functional_class() in value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -9,6 +10,36 @@ from customfit import compat
 from customfit.compat import keras, tf
 from customfit.data import Batch, count_batch_rows
 from customfit.gradients import Clip, Gradient, GradientPipeline
+
+
+def with_options_held(train_step: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs a `train_step` so that the options of `compile()` hold in it: see `GradientPipeline.run`.
+
+    Every `train_step` of our classes runs so, that of a subclass too: `ModelType` sees to it.
+
+    Args:
+        train_step: What a class has under this name.
+
+    Returns:
+        A method to take its place.
+    """
+    if getattr(train_step, "has_options_held", False):
+        return train_step
+
+    @functools.wraps(train_step)
+    def step(self: TrainingSteps, data: Batch) -> dict[str, Any]:
+        return self.gradient_pipeline.run(self, train_step.__get__(self, type(self)), data)
+
+    step.has_options_held = True  # type: ignore[attr-defined]
+    return step
+
+
+def _held_for(model: TrainingSteps, train_step: Callable[[Batch], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    @functools.wraps(train_step)
+    def step(data: Batch) -> dict[str, Any]:
+        return model.gradient_pipeline.run(model, train_step, data)
+
+    return step
 
 
 class TrainingSteps(compat.KerasModel):
@@ -20,6 +51,7 @@ class TrainingSteps(compat.KerasModel):
 
     gradient_pipeline: GradientPipeline = GradientPipeline()
 
+    @with_options_held
     def train_step(self, data: Batch) -> dict[str, Any]:
         """Runs one step of training: forward pass, loss, gradients, new weights, metrics.
 
@@ -30,15 +62,13 @@ class TrainingSteps(compat.KerasModel):
             The metrics so far in this epoch, by name.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        with self.gradient_pipeline.guard.undo_if_bad(self, data):  # `nonfinite=`: a bad step changes nothing
-            with tf.GradientTape() as tape:
-                y_pred = self(x, training=True)
-                loss = compat.compute_loss(self, x, y, y_pred, sample_weight, training=True)
-            self.track_loss(loss, x)
-            gradients = self.compute_gradients(loss, tape)
-            self.apply_gradients(gradients, loss=loss, batch_size=count_batch_rows(x))
-            logs = self.compute_metrics(x, y, y_pred, sample_weight)
-        return self.gradient_pipeline.logs(self, logs)
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = compat.compute_loss(self, x, y, y_pred, sample_weight, training=True)
+        self.track_loss(loss, x)
+        gradients = self.compute_gradients(loss, tape)
+        self.apply_gradients(gradients, loss=loss, batch_size=count_batch_rows(x))
+        return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def test_step(self, data: Batch) -> dict[str, Any]:
         """Runs one step of validation: forward pass with `training=False`, loss, metrics. No weight moves.
@@ -54,6 +84,11 @@ class TrainingSteps(compat.KerasModel):
         loss = compat.compute_loss(self, x, y, y_pred, sample_weight, training=False)
         self.track_loss(loss, x)
         return self.compute_metrics(x, y, y_pred, sample_weight)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "train_step":  # one that replaces the class's in this model alone
+            value = _held_for(self, value)
+        super().__setattr__(name, value)
 
     def track_loss(self, loss: tf.Tensor, x: Any) -> None:
         """Adds the loss of a batch to the metric "loss". On Keras 2, `compute_loss` has done so already.

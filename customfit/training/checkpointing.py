@@ -99,6 +99,7 @@ class SessionCheckpoints:
         """Records what batches are like where no source can tell. A later process builds variables by that."""
         if self._state is not None and self._state.batch_spec is None:
             self._state.batch_spec = block.fetch.element_spec(block.feed)
+            self._state.trace()
 
     def steps_until_due(self) -> float:
         """How many steps from here until a checkpoint is due."""

@@ -9,11 +9,11 @@ from typing import Any, Union
 
 from customfit import compat
 from customfit.arguments import as_count, is_count
-from customfit.checkpoint import random_variables
+from customfit.checkpoint import changed_by_validation
 from customfit.compat import keras
 from customfit.data import FirstBatches, Source
 from customfit.every import Every
-from customfit.execution import VariableSnapshot, has_workers, replicas
+from customfit.execution import VariableSnapshot, check_resources, compiled_steps, has_workers, replicas
 from customfit.training.checks import check_targets
 from customfit.training.evaluation import Evaluation
 from customfit.training.progress import Logs, Progress
@@ -118,7 +118,7 @@ class Validation:
         """
         if not self.data:
             raise ValueError("`validation_data` must be given to validate. Received: validation_data=None")
-        before = VariableSnapshot([*metric_variables(self._model), *random_variables(self._model)])
+        before = VariableSnapshot([*metric_variables(self._model), *changed_by_validation(self._model)])
         try:
             logs = {
                 f"{prefix}{name}": value
@@ -161,11 +161,20 @@ class Validation:
         """
         silent = keras.callbacks.CallbackList(model=self._model)
         for source in self.data.values():
-            before = VariableSnapshot(random_variables(self._model))
+            before = self._state_before(source)
             source.restart()
             Evaluation(self._model, silent, progress=False).run(FirstBatches(source, batches), between_blocks)
             before.restore()
         self._progress.sanity_batches = batches
+
+    def _state_before(self, source: Source) -> VariableSnapshot:
+        """The state that `test_step` may change, wherever it is kept, as it is now."""
+        step, spec, tables = compiled_steps(self._model).test, getattr(source, "element_spec", None), {}
+        if spec is not None:
+            step.trace(spec)
+        if step.captures is not None:
+            tables = check_resources(step.captures, self._model, "`sanity_validation` cannot undo")
+        return VariableSnapshot(changed_by_validation(self._model), tables)
 
 
 def metric_variables(model: keras.Model) -> list:

@@ -156,22 +156,3 @@ def test_another_class_s_own_steps_are_used_whichever_way_round_the_bases_are(ba
         histories.append(history.history)
     assert histories[0] == histories[1] == histories[2]
     assert set(histories[0]) == {"mine", "val_tested"}
-
-
-@pytest.mark.parametrize("how", ["fit", "custom_fit"])
-@pytest.mark.parametrize(
-    "option",
-    [{"clipvalue": 0.1}, {"gradient_accumulation_steps": 2}, {"nonfinite": "raise"}, {"gradient_metrics": "grad_norm"}],
-    ids=str,
-)
-def test_an_option_that_their_step_runs_past_is_refused_before_the_first_update(how, option):
-    class Mine(CustomTrainMixin, OwnStep):
-        pass
-
-    model = Mine()
-    model.compile("sgd", "mse", **option)
-    y = Y[:, np.newaxis].astype("float32")
-    name, value = next(iter(option.items()))
-    with pytest.raises(ValueError, match=f"(?s)have no effect in `Mine.train_step`.*self.apply_gradients.*{name}="):
-        getattr(model, how)(X, y, verbose=0)
-    assert int(model.optimizer.iterations.numpy()) == 0

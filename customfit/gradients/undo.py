@@ -1,0 +1,148 @@
+"""Undoes a step that was bad: whatever it has changed, wherever that is kept.
+
+In a graph on one device, the graph of the step says what it writes. Elsewhere, what the model tracks is restored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Callable
+
+from customfit import compat
+from customfit.compat import tf
+from customfit.data import Batch
+from customfit.execution import (
+    CapturedVariable,
+    Logs,
+    TrainableModel,
+    VariableSnapshot,
+    captures_of,
+    check_resources,
+    handles_of,
+    mutable_tables,
+    replicas,
+)
+
+Step = Callable[[Batch], Logs]
+
+
+class RunningStep(threading.local):
+    """The step that this thread runs or traces, if it does. Replicas are traced in threads.
+
+    Attributes:
+        is_running: Whether it does.
+        updates: How many updates the step has made so far.
+        has_metrics: Whether the model's metrics are sure to have their variables.
+    """
+
+    def __init__(self) -> None:
+        self.is_running = False
+        self.updates = 0
+        self.has_metrics = False
+        self._operations: dict[int, tuple[tf.Graph, set[str]]] = {}
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """A context for the run of a step."""
+        self.is_running = True
+        try:
+            yield
+        finally:
+            self.is_running = False
+
+    def begin(self) -> None:
+        """Forgets the updates of the step before, or of an earlier trace."""
+        self.updates, self._operations = 0, {}
+
+    @contextlib.contextmanager
+    def updating(self) -> Iterator[None]:
+        """A context for an update by the pipeline, which makes none where the step is bad."""
+        self.updates += 1
+        if self.updates > 1 and self.is_running and replicas.replica_count() > 1:
+            raise NotImplementedError(
+                "On several replicas, `nonfinite` needs a step with one update: where a later one is bad, an earlier "
+                "one cannot be undone. Received: a step with several updates."
+            )
+        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        before = 0 if graph is None else len(graph.get_operations())
+        yield
+        if graph is not None:
+            _, names = self._operations.setdefault(id(graph), (graph, set()))
+            made = graph.get_operations()[before:]
+            names.update(each.name for each in made if each.type != "Placeholder")  # those become arguments
+
+    @property
+    def operations(self) -> list[set[str]]:
+        """The names of the operations of updates, for each graph that has such: a step may call functions."""
+        return [names for _, names in self._operations.values()]
+
+
+def run_undoably(
+    step: Step, model: TrainableModel, data: Batch, running: RunningStep, kept: Callable[[], Sequence[tf.Variable]]
+) -> tuple[Logs, Callable[[tf.Tensor], None]]:
+    """Runs a step.
+
+    Args:
+        step: The step.
+        model: The model.
+        data: The batch.
+        running: What is known of the step while it runs.
+        kept: Returns variables that are not to be undone.
+
+    Returns:
+        Its logs, and a function that undoes the step where a condition holds.
+    """
+    if tf.executing_eagerly() or replicas.replica_count() > 1:
+        if not running.has_metrics and replicas.replica_count() == 1:  # on several they exist before the first step
+            # Metrics create their variables when they are first updated, and only what exists now can be undone. A
+            # validation step is traced for that, and not run.
+            tf.function(compat.autographed(model.test_step), autograph=False).get_concrete_function(data)
+            running.has_metrics = True
+        before = _tracked_state(model)
+        running.begin()
+        return step(data), before.restore_where
+
+    def traced(data: Batch) -> Logs:
+        running.begin()
+        return step(data)
+
+    function = tf.function(traced, autograph=False)
+    concrete = function.get_concrete_function(data)
+    captures = captures_of(concrete, running.operations)
+    tables = check_resources(captures, model, "`nonfinite` cannot undo")
+    left = {handle for variable in kept() for handle in handles_of(variable, model.distribute_strategy)}
+    written = captures.writes if running.updates == 1 else {id(variable.handle) for variable in captures.variables}
+    changed = [variable for variable in captures.variables if id(variable.handle) in written - left]
+    _check_windows(model, running, changed)
+    before = VariableSnapshot(changed, tables)
+    return function(data), before.restore_where
+
+
+def _check_windows(model: TrainableModel, running: RunningStep, changed: Sequence[CapturedVariable]) -> None:
+    """Refuses to undo weights where a bad step may complete a window, whose other micro-batches are applied in it."""
+    weights = {
+        handle
+        for weight in compat.variables_in(model.trainable_variables)
+        for handle in handles_of(compat.tf_variable(weight), model.distribute_strategy)
+    }
+    if model.gradient_pipeline.accumulation_steps and any(id(variable.handle) in weights for variable in changed):
+        how = "makes several updates" if running.updates > 1 else "changes weights by itself"
+        raise ValueError(
+            "`nonfinite` and `gradient_accumulation_steps` go together only in a step that makes one update and "
+            f"leaves the weights alone otherwise. Received: a `{type(model).__name__}.train_step` that {how}."
+        )
+
+
+def _tracked_state(model: TrainableModel) -> VariableSnapshot:
+    """Returns the state that the model tracks. On replicas that is all but the weights, which one update leaves."""
+    variables = compat.step_state(model)
+    if replicas.replica_count() == 1:
+        tracked = [each for each in tf.train.TrackableView(model).descendants() if isinstance(each, tf.Variable)]
+        weights = compat.variables_in(model.trainable_variables)
+        optimizers = [v for each in compat.optimizers_in(model.optimizer) for v in compat.optimizer_variables(each)]
+        variables += [*map(compat.tf_variable, [*weights, *optimizers]), *tracked]
+        kept = {id(variable) for variable in model.gradient_pipeline.variables}
+        variables = [variable for variable in {id(v): v for v in variables}.values() if id(variable) not in kept]
+    return VariableSnapshot([v for v in variables if replicas.can_assign(v)], mutable_tables(model))
