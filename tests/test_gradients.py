@@ -236,19 +236,11 @@ def test_raise_names_what_and_when_and_leaves_the_last_good_weights(how, steps_p
     assert_same(ours, theirs)
 
 
-def test_raise_names_the_variable_where_the_loss_is_finite():
-    @tf.custom_gradient
-    def explode(x):
-        return tf.identity(x), lambda grad: grad * np.inf
-
-    def build(cls):
-        inputs = keras.Input((8,))
-        hidden = keras.layers.Dense(4, name="below")(inputs)
-        hidden = keras.layers.Lambda(explode, output_shape=(4,))(hidden)
-        return cls(inputs, keras.layers.Dense(3, activation="softmax", name="above")(hidden))
-
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_raise_names_the_first_variable_where_the_loss_is_finite(jit_compile):
+    model = compiled(models.exploding, nonfinite="raise", jit_compile=jit_compile)
     with pytest.raises(NonFiniteError, match="The gradient of below/kernel is not finite"):
-        train(compiled(build, nonfinite="raise"), "custom_fit")
+        train(model, "custom_fit")
 
 
 @pytest.mark.parametrize("how", METHODS)

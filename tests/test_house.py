@@ -30,7 +30,7 @@ ROOMS = {
     "every": "",
     "tracebacks": "",
     "arguments": "",
-    "compat": "fit callbacks data randomness steps updates optimizers captures models devices types versions",
+    "compat": "fit callbacks data randomness steps optimizers updates captures models devices types versions",
     "_version": "",
 }
 FLOORS = {room: floor for floor, rooms in enumerate(reversed(ROOMS)) for room in rooms.split()}

@@ -37,6 +37,7 @@ def variables_of(model: keras.Model) -> dict[str, tf.Variable | CapturedVariable
         add(f"optimizer/{index}", compat.optimizer_variables(optimizer))
     add("gradients", model.gradient_pipeline.variables)
     add("global", compat.keras_seed_variables())
+    add("counter", compat.step_counters(model))
     others = [other for other in tf.train.TrackableView(model).descendants() if isinstance(other, tf.Variable)]
     add("other", [other for other in others if id(other) not in seen])
     for index, captured in enumerate(_untracked(model, list(found.values()))):

@@ -47,6 +47,7 @@ from customfit.compat.fit import (
     resolve_verbose,
     show_train_graph,
     start_training,
+    step_counters,
 )
 from customfit.compat.models import (
     compile_options,
@@ -90,7 +91,7 @@ from customfit.compat.randomness import (
 )
 from customfit.compat.steps import autographed, build_on_replicas, compute_loss, step_state, track_loss
 from customfit.compat.types import CallbackLike, History, KerasModel
-from customfit.compat.updates import handled_updates
+from customfit.compat.updates import UpdateHandler, handled_updates, unhandled_updates
 from customfit.compat.versions import (
     GENERATION,
     IS_KERAS_3,
@@ -113,6 +114,7 @@ __all__ = [
     "KerasData",
     "KerasModel",
     "TensorType",
+    "UpdateHandler",
     "apply_gradients",
     "autographed",
     "base_optimizer_arguments",
@@ -177,6 +179,7 @@ __all__ = [
     "show_train_graph",
     "shuffles_ragged_like_dense",
     "start_training",
+    "step_counters",
     "step_state",
     "steps_per_execution",
     "supports_no_merge_call",
@@ -184,6 +187,7 @@ __all__ = [
     "tf_variable",
     "track_loss",
     "true_gradients",
+    "unhandled_updates",
     "unscale_gradients",
     "validation_continues",
     "variable_names",

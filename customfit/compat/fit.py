@@ -133,6 +133,12 @@ def count_step(model: keras.Model, training: bool) -> None:
         (model._train_counter if training else model._test_counter).assign_add(1)
 
 
+def step_counters(model: keras.Model) -> list[tf.Variable]:
+    """Returns the model's own counters of steps, where it has such: Keras 2 tracks them nowhere."""
+    counters = [getattr(model, name, None) for name in ("_train_counter", "_test_counter")]
+    return [counter for counter in counters if isinstance(counter, tf.Variable)]
+
+
 def evaluation_result(model: keras.Model, logs: dict[str, Any], return_dict: bool) -> Any:
     """Returns the logs of an evaluation as `evaluate` does: in a dict, in a list, or the only value as it is."""
     if return_dict:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from customfit.compat.models import functional_class
+from customfit.compat.updates import unhandled_updates
 from customfit.compat.versions import IS_KERAS_3, keras, tf
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def output_gradient(optimizer: Optimizer, loss: tf.Tensor) -> tf.Tensor:
     """
     ones = tf.ones_like(loss)
     scale = getattr(optimizer, "scale_loss", None) or getattr(optimizer, "get_scaled_loss", None)
-    return scale(ones) if scale else ones
+    with unhandled_updates():  # the ones are not a loss
+        return scale(ones) if scale else ones
 
 
 def unscale_gradients(optimizer: Optimizer, gradients: Sequence[Gradient]) -> list[Gradient]:
@@ -134,7 +136,8 @@ def _scale_within_optimizer(optimizer: Optimizer) -> tf.Tensor | None:
     if not hasattr(optimizer, "scale_loss"):
         return None
     one = tf.ones(())
-    scale = optimizer.scale_loss(one)
+    with unhandled_updates():
+        scale = optimizer.scale_loss(one)
     return None if scale is one else scale
 
 

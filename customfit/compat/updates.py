@@ -11,7 +11,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from customfit.compat.versions import keras, tf
 
@@ -21,19 +21,35 @@ if TYPE_CHECKING:
     from customfit.compat.models import Variable
     from customfit.compat.optimizers import Gradient
 
-    # Called with the optimizer, the gradients as it was given them, their variables, and whether the gradients are
-    # summed over replicas already.
-    Handler = Callable[[Optimizer, list[Gradient], list[Variable], bool], object]
-
-NAMES = ("apply_gradients", "apply")
+UPDATES = ("apply_gradients", "apply")
+SCALES = ("scale_loss", "get_scaled_loss")
 SUMMED_ALREADY = {"skip_gradients_aggregation": True, "experimental_aggregate_gradients": False}
+
+
+class UpdateHandler(Protocol):
+    """What is told of a step's calls of its optimizers."""
+
+    def update(
+        self, optimizer: Optimizer, gradients: list[Gradient], variables: list[Variable], summed: bool
+    ) -> object:
+        """Updates variables, in place of the optimizer.
+
+        Args:
+            optimizer: The optimizer.
+            gradients: The gradients as the optimizer was given them.
+            variables: Their variables.
+            summed: Whether the gradients are summed over replicas already.
+        """
+
+    def scale(self, optimizer: Optimizer, loss: tf.Tensor) -> object:
+        """Notes the loss whose gradients the optimizer will be given. The optimizer then scales it."""
 
 
 class _Handlers(threading.local):
     """The handlers of this thread, the innermost last. Replicas run in threads of their own."""
 
     def __init__(self) -> None:
-        self.stack: list[Handler | None] = []
+        self.stack: list[UpdateHandler | None] = []
 
 
 _handlers = _Handlers()
@@ -43,11 +59,11 @@ _methods: list[tuple[type, str, Callable[..., Any]]] = []  # those that are repl
 
 
 @contextlib.contextmanager
-def handled_updates(handler: Handler | None) -> Iterator[None]:
-    """Within this context and thread, calls `handler` in place of each optimizer's `apply_gradients` and `apply`.
+def handled_updates(handler: UpdateHandler) -> Iterator[None]:
+    """Within this context and thread, each optimizer's `apply_gradients` and `apply` is the handler's `update`.
 
     Args:
-        handler: The handler. `None` lets optimizers work as they are, within the context of another handler.
+        handler: The handler.
     """
     global _users
     with _lock:
@@ -67,20 +83,30 @@ def handled_updates(handler: Handler | None) -> Iterator[None]:
                     setattr(cls, name, method)
 
 
+@contextlib.contextmanager
+def unhandled_updates() -> Iterator[None]:
+    """Within this context and thread, optimizers work as they are, also within the context of a handler."""
+    _handlers.stack.append(None)
+    try:
+        yield
+    finally:
+        _handlers.stack.pop()
+
+
 def _replace_methods() -> None:
     for cls in _optimizer_classes():
-        for name in NAMES:
+        for name in (*UPDATES, *SCALES):
             method = vars(cls).get(name)
             if callable(method):
                 _methods.append((cls, name, method))
-                setattr(cls, name, _handled(method, takes_pairs=name == "apply_gradients"))
+                setattr(cls, name, _scaling(method) if name in SCALES else _updating(method, name == "apply_gradients"))
 
 
 def _optimizer_classes() -> set[type]:
     """Returns the classes of optimizers that there are, those of the user's and Keras 2's legacy ones too."""
     legacy = getattr(getattr(keras.optimizers, "legacy", None), "Optimizer", keras.optimizers.Optimizer)
     bases = {*keras.optimizers.Optimizer.__mro__, *legacy.__mro__}
-    found = {base for base in bases if any(name in vars(base) for name in NAMES)}
+    found = {base for base in bases if any(name in vars(base) for name in UPDATES)}
     left = list(found)
     while left:
         below = set(left.pop().__subclasses__()) - found
@@ -89,7 +115,20 @@ def _optimizer_classes() -> set[type]:
     return found
 
 
-def _handled(method: Callable[..., Any], takes_pairs: bool) -> Callable[..., Any]:
+def _scaling(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    @tf.autograph.experimental.do_not_convert
+    def handled(optimizer: Any, loss: Any) -> Any:
+        handler = _handlers.stack[-1] if _handlers.stack else None
+        if handler is not None:
+            handler.scale(optimizer, loss)
+        with unhandled_updates():  # of an optimizer within this one
+            return method(optimizer, loss)
+
+    return handled
+
+
+def _updating(method: Callable[..., Any], takes_pairs: bool) -> Callable[..., Any]:
     @functools.wraps(method)
     @tf.autograph.experimental.do_not_convert
     def handled(optimizer: Any, gradients: Any, *args: Any, **kwargs: Any) -> Any:
@@ -103,7 +142,7 @@ def _handled(method: Callable[..., Any], takes_pairs: bool) -> Callable[..., Any
             given = args[0] if args else kwargs.get("trainable_variables")
             variables = built_for(optimizer) if given is None else list(given)
         summed = any(kwargs.get(name) is value for name, value in SUMMED_ALREADY.items())
-        handler(optimizer, list(gradients), variables, summed)
+        handler.update(optimizer, list(gradients), variables, summed)
         return optimizer.iterations
 
     return handled

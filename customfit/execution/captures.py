@@ -85,6 +85,8 @@ def captures_of(
     captures = Captures([], {}, set())
     for handle, placeholder in compat.captured_handles(function):
         spec, used_by = compat.variable_spec(handle), users.of(placeholder.op.name)
+        if used_by and all(user.startswith("Collective") for user in used_by):
+            continue  # a token by which TensorFlow orders sums over replicas
         if spec is None:
             captures.others[id(handle)] = used_by
             continue

@@ -209,7 +209,18 @@ class NonFiniteGuard:
 
         Returns:
             Whether the step must change nothing: a scalar, the same on all replicas.
+
+        Raises:
+            ValueError: If gradients are ignored and there is no loss: nothing would be checked.
         """
+        if ignores_gradients and loss is None:
+            raise ValueError(
+                "With a dynamic loss scale, `nonfinite` needs the loss: by gradients that overflow the scale finds its "
+                "value. Let `train_step` pass it:\n"
+                "    gradients = self.compute_gradients(loss, tape)\n"
+                "    self.apply_gradients(gradients, loss=loss)\n"
+                "Received: an update without a loss."
+            )
         if not self._running.is_running:  # an update in a loop of the user's is a step of its own
             self._steps.assign_add(1)
             self._bad.assign(False)

@@ -109,14 +109,7 @@ class GradientPipeline:
         if self._running.is_running or not (self._asks_for_anything or model.changes_gradients):
             return step(data)  # `super().train_step(data)` is part of the step that has called it
 
-        def update(
-            optimizer: keras.optimizers.Optimizer, gradients: list[Gradient], variables: list[tf.Variable], summed: bool
-        ) -> None:
-            rows = 1 if self.accumulation_steps is None else count_batch_rows(data)
-            true = compat.true_gradients(optimizer, _in_this_graph(gradients), summed)
-            self.apply(model, true, variables, optimizer, None, rows)
-
-        with self._running.running(), compat.handled_updates(update):
+        with self._running.running(), compat.handled_updates(_StepUpdates(self, model, data)):
             if self.guard.policy is None:
                 logs = step(data)
             else:
@@ -200,7 +193,7 @@ class GradientPipeline:
         if not variables:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
             return
-        with compat.handled_updates(None), self._running.updating():
+        with compat.unhandled_updates(), self._running.updating():
             self._apply(self.build(model, variables, optimizer), gradients, loss, rows)
 
     def _apply(self, update: Update, gradients: Sequence[Gradient], loss: tf.Tensor | None, rows: Any) -> None:
@@ -294,6 +287,34 @@ class GradientPipeline:
         """Applies accumulated micro-batches that are fewer than an update needs, as at the end of an epoch."""
         for update in self._updates.values():
             update.flush()
+
+
+class _StepUpdates:
+    """Sends the updates of a running step through the pipeline. Implements `compat.UpdateHandler`.
+
+    Args:
+        pipeline: The pipeline.
+        model: The model.
+        data: The batch of the step.
+    """
+
+    def __init__(self, pipeline: GradientPipeline, model: TrainableModel, data: Batch):
+        self._pipeline, self._model, self._data = pipeline, model, data
+        self._losses: dict[int, tf.Tensor] = {}  # by the id of the optimizer that scales them
+
+    def scale(self, optimizer: keras.optimizers.Optimizer, loss: tf.Tensor) -> None:
+        self._losses[id(optimizer)] = loss
+
+    def update(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        gradients: list[Gradient],
+        variables: list[tf.Variable],
+        summed: bool,
+    ) -> None:
+        true = compat.true_gradients(optimizer, _in_this_graph(gradients), summed)
+        rows = 1 if self._pipeline.accumulation_steps is None else count_batch_rows(self._data)
+        self._pipeline.apply(self._model, true, variables, optimizer, self._losses.get(id(optimizer)), rows)
 
 
 def _in_this_graph(gradients: Sequence[Gradient]) -> list[Gradient]:

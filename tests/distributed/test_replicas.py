@@ -228,6 +228,19 @@ class TestPipeline:
         with pytest.raises(NonFiniteError, match="in step 2 of epoch 1 "):
             weight(strategy, how, bad, nonfinite="raise")
 
+    @pytest.mark.parametrize("row", [3, 12])  # of the first replica and of the second
+    def test_what_is_not_finite_has_the_name_that_it_has_on_one_device(self, strategy, one_device, how, row):
+        bad, found = X.copy(), []
+        bad[row] = np.nan
+        for each in (one_device, strategy):
+            keras.backend.clear_session()  # so that layers have the same names
+            with pytest.raises(NonFiniteError) as raised:
+                train(each, models.dense, how, x=bad, options={"nonfinite": "raise"})
+            found.append((raised.value.what, raised.value.step))
+        assert found[0] == found[1]
+        with pytest.raises(NonFiniteError, match="The gradient of below/kernel is not finite"):
+            train(strategy, models.exploding, how, options={"nonfinite": "raise"})
+
     def test_metrics(self, strategy, one_device, how):
         options = {"optimizer": "sgd", "loss": "mse", "metrics": None, "gradient_metrics": ["grad_norm"]}
         given = {"x": LINE_X, "y": LINE_Y, "batch_size": 2, "options": options}

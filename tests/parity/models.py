@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from customfit.compat import keras
+from customfit.compat import keras, tf
 
 layers = keras.layers
 
@@ -75,3 +75,16 @@ def subclassed(base):
             return self.out(self.drop(self.hidden(inputs), training=training))
 
     return Subclassed()
+
+
+def exploding(cls):
+    """The loss is finite and the gradients of the first layer are not."""
+
+    @tf.custom_gradient
+    def explode(x):
+        return tf.identity(x), lambda grad: grad * np.inf
+
+    inputs = keras.Input((8,))
+    hidden = keras.layers.Dense(4, name="below")(inputs)
+    hidden = keras.layers.Lambda(explode, output_shape=(4,))(hidden)
+    return cls(inputs, keras.layers.Dense(3, activation="softmax", name="above")(hidden))
