@@ -107,8 +107,8 @@ class Checkpointer:
                 raise CheckpointError(
                     f"With `resume=True` there must be a checkpoint. Received: {self._store.directory}, which has none"
                 )
-            state.trace()
             self._header = {"run": str(uuid.uuid4()), "seed": self._global_seed(), "fingerprint": fingerprint}
+            state.trace()
             self._saved_at = self._clock()
             return False
         path, record = self._from

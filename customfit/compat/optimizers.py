@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any
 
 from customfit.compat.models import functional_class
 from customfit.compat.updates import unhandled_updates
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from keras.optimizers import Optimizer
 
     from customfit.compat.models import Variable
-
-    Gradient = Optional[Union[tf.Tensor, tf.IndexedSlices]]
+    from customfit.compat.updates import Gradient
 
 # The class that `tf.is_tensor` checks for, and Keras 2 when it reads a learning rate. TensorFlow exports it for Keras.
 TensorType = tf.__internal__.types.Tensor

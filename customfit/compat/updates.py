@@ -11,7 +11,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Callable, Protocol
+from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol, Union
 
 from customfit.compat.versions import keras, tf
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from keras.optimizers import Optimizer
 
     from customfit.compat.models import Variable
-    from customfit.compat.optimizers import Gradient
+
+    Gradient = Optional[Union[tf.Tensor, tf.IndexedSlices]]
 
 UPDATES = ("apply_gradients", "apply")
 SCALES = ("scale_loss", "get_scaled_loss")

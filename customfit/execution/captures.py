@@ -19,6 +19,7 @@ from customfit.execution.snapshot import Table, mutable_tables
 from customfit.execution.trainable import TrainableModel
 
 READS_A_VARIABLE = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp"}
+PYTHON_FUNCTIONS = {"PyFunc": "tf.numpy_function", "EagerPyFunc": "tf.py_function"}
 READS_A_TABLE = {"LookupTableFindV2", "LookupTableSizeV2", "LookupTableExportV2"}
 
 
@@ -65,11 +66,13 @@ class Captures:
         variables: Its variables, in the order in which the step first uses them.
         others: Its other resources: by the `id` of the handle, the types of the operations that use it.
         writes: The `id`s of the handles of variables that it may change.
+        python_functions: What it calls Python functions by, if it does: these may keep anything.
     """
 
     variables: list[CapturedVariable]
     others: dict[int, set[str]]
     writes: set[int]
+    python_functions: set[str]
 
 
 def captures_of(
@@ -82,7 +85,8 @@ def captures_of(
         apart_from: Operations that are not counted in `writes`: for each graph that has such, their names.
     """
     names, users = compat.variable_names(function), _Users(function, apart_from)
-    captures = Captures([], {}, set())
+    python_functions = {name for op, name in PYTHON_FUNCTIONS.items() if op in users.operations}
+    captures = Captures([], {}, set(), python_functions)
     for handle, placeholder in compat.captured_handles(function):
         spec, used_by = compat.variable_spec(handle), users.of(placeholder.op.name)
         if used_by and all(user.startswith("Collective") for user in used_by):
@@ -108,7 +112,8 @@ def check_resources(captures: Captures, model: keras.Model | TrainableModel, can
         The tables that the step changes, by name.
 
     Raises:
-        ValueError: If it changes another table, or draws from an iterator. Of other resources, it warns.
+        ValueError: If it changes another table, or draws from an iterator. Of other resources and of Python functions it
+            warns.
     """
     tracked = {id(table.resource_handle): (name, table) for name, table in mutable_tables(model).items()}
     changed, step = {}, f"`{type(model).__name__}`'s step"
@@ -134,6 +139,13 @@ def check_resources(captures: Captures, model: keras.Model | TrainableModel, can
             )
         elif users:
             warnings.warn(f"{cannot} a resource that {step} uses by {by}.", stacklevel=2)
+    if captures.python_functions:
+        by = ", ".join(f"`{name}`" for name in sorted(captures.python_functions))
+        warnings.warn(
+            f"{cannot} what a Python function keeps, and {step} calls one by {by}. If it keeps nothing, say so: "
+            "`tf.numpy_function(..., stateful=False)`.",
+            stacklevel=2,
+        )
     return changed
 
 
@@ -148,6 +160,9 @@ class _Users:
     Args:
         function: The function of the graph.
         apart_from: Operations to leave out: for each graph that has such, their names.
+
+    Attributes:
+        operations: The types of all operations.
     """
 
     def __init__(self, function: tf.types.experimental.ConcreteFunction, apart_from: Sequence[Collection[str]]):
@@ -157,6 +172,8 @@ class _Users:
         self._found: dict[tuple[str, str], set[str]] = {}
         self._users: dict[str, dict[str, list[tuple[Any, int]]]] = {}
         self._index("", graph.node)
+        nodes = [graph.node, *(each.node_def for each in graph.library.function)]
+        self.operations = {node.op for some in nodes for node in some}
 
     def of(self, tensor: str, function: str = "") -> set[str]:
         """Returns the types of the operations that use a tensor.

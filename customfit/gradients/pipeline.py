@@ -122,7 +122,7 @@ class GradientPipeline:
         return {**logs, **self.metrics.results()}
 
     def _check_reached(self, model: TrainableModel) -> None:
-        if not self._reached:
+        if not self._reached and (self.get_config() or model.changes_gradients):
             named = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
             raise ValueError(
                 f"The options of `compile()` have no effect in `{type(model).__name__}.train_step`, which hands no "

@@ -152,6 +152,7 @@ def assert_equal(ours, theirs):
         np.testing.assert_array_equal(mine, other)
 
 
+@pytest.mark.supports("compile()", "our options, in a `train_step` of yours that calls any optimizer itself")
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("how_written", STEPS)
 def test_an_option_holds_however_the_step_is_written(how_written, option):

@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from customfit import CustomTrainModel
+from customfit import CustomTrainModel, DryRun, TrainingSession
 from customfit.compat import IS_KERAS_3, keras, tf
 from tests.parity import models
 
@@ -147,7 +147,7 @@ class Table(Scales):
     def next(self, table):
         key = tf.zeros([1], tf.int64)
         table.insert(key, table.lookup(key) * 1.25)
-        return table.lookup(key)[0]
+        return tf.reshape(table.lookup(key), [])
 
 
 class ConstantTable(Scales):
@@ -202,6 +202,7 @@ def train(thing, place, **options):
     return model, model.custom_fit(X, Y, batch_size=8, epochs=4, shuffle=False, verbose=0, **options)
 
 
+@pytest.mark.supports("Resume", "what a step uses, wherever it is kept: in lists, objects, closures, globals", fit="no")
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("thing", THINGS, ids=lambda thing: thing.__name__)
 def test_state_is_resumed_wherever_it_is_kept_or_is_refused(thing, place, tmp_path):
@@ -219,3 +220,126 @@ def assert_same_run(ours, theirs):
     assert ours[1].history == theirs[1].history
     for mine, other in zip(ours[0].get_weights(), theirs[0].get_weights()):
         np.testing.assert_array_equal(mine, other)
+
+
+class Noise(keras.layers.Layer):
+    """Draws from a generator that no attribute shows, in training and in validation."""
+
+    def __init__(self, thing):
+        super().__init__()
+        item = thing.make()
+        self.next = lambda: thing.next(item)
+
+    def call(self, inputs):
+        return inputs * self.next()
+
+
+def train_with_noise(thing, how="custom_fit", x=X, y=Y, compile_options=None, **options):
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(5)
+    inputs = keras.Input((8,))
+    model = CustomTrainModel(inputs, keras.layers.Dense(3)(Noise(thing())(inputs)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, **(compile_options or {}))
+    return model, getattr(model, how)(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0, **options)
+
+
+HIDDEN = [thing for thing in (Variable, Generator, SeedGenerator, Dropout) if thing in THINGS]
+
+
+@pytest.mark.parametrize("thing", HIDDEN, ids=lambda thing: thing.__name__)
+def test_state_of_validation_is_resumed_too(thing, tmp_path):
+    given = {"validation_data": (X, Y)}
+    alone = train_with_noise(thing, **given)
+    train_with_noise(thing, checkpoint=tmp_path, max_steps=4, **given)
+    assert_same_run(train_with_noise(thing, checkpoint=tmp_path, **given), alone)
+
+
+@pytest.mark.parametrize("thing", HIDDEN, ids=lambda thing: thing.__name__)
+def test_a_sanity_validation_leaves_no_trace(thing):
+    given = {"validation_data": (X, Y)}
+    with_it = train_with_noise(thing, dry_run=DryRun(sanity_validation=2), **given)
+    assert_same_run(with_it, train_with_noise(thing, **given))
+
+
+@pytest.mark.parametrize("how", ["fit", "custom_fit"])
+@pytest.mark.parametrize("thing", HIDDEN, ids=lambda thing: thing.__name__)
+def test_a_step_that_is_skipped_leaves_no_trace(thing, how):
+    bad = np.array(X)
+    bad[8:16] = np.nan
+    ours, _ = train_with_noise(thing, how, bad, compile_options={"nonfinite": "skip"})
+    rows = np.r_[:8, 16:24]
+    without, _ = train_with_noise(thing, "fit", X[rows], Y[rows])
+    for mine, other in zip(ours.get_weights(), without.get_weights()):
+        np.testing.assert_array_equal(mine, other)
+
+
+@pytest.mark.parametrize("thing", [Table, Iterator], ids=lambda thing: thing.__name__)
+def test_a_step_that_cannot_be_undone_is_refused(thing):
+    with pytest.raises(ValueError, match=f"(?s)`nonfinite` cannot undo.*{CANNOT[thing]}"):
+        train_with_noise(thing, compile_options={"nonfinite": "skip"})
+    with pytest.raises(ValueError, match=f"(?s)`sanity_validation` cannot undo.*{CANNOT[thing]}"):
+        train_with_noise(thing, validation_data=(X, Y), dry_run=DryRun(sanity_validation=1))
+
+
+class PythonCounter(Scales):
+    stateful = True
+
+    def make(self):
+        return {"calls": 0}
+
+    def next(self, counter):
+        def count():
+            counter["calls"] += 1
+            return np.float32(1 + counter["calls"] % 3)
+
+        return tf.reshape(tf.numpy_function(count, [], tf.float32, stateful=self.stateful), [])
+
+
+class PurePython(PythonCounter):
+    stateful = False
+
+
+def test_of_a_python_function_in_the_step_that_is_said(tmp_path, recwarn):
+    with pytest.warns(UserWarning, match="cannot save what a Python function keeps.*`tf.numpy_function`"):
+        train(PythonCounter, "a closure", checkpoint=tmp_path / "a")
+    recwarn.clear()
+    train(PurePython, "a closure", checkpoint=tmp_path / "b")
+    assert not [each for each in recwarn if "Python function" in str(each.message)]
+
+
+@pytest.mark.parametrize("thing", [Optimizer, Variable, Generator], ids=lambda thing: thing.__name__)
+def test_state_of_eager_steps_is_resumed(thing, tmp_path):
+    alone = train(thing, "a closure", run_eagerly=True)
+    train(thing, "a closure", run_eagerly=True, checkpoint=tmp_path, max_steps=5)
+    assert_same_run(train(thing, "a closure", run_eagerly=True, checkpoint=tmp_path), alone)
+
+
+def test_of_an_eager_step_that_cannot_be_traced_that_is_said(tmp_path):
+    class Eager(Model):
+        def train_step(self, data):
+            self.shape = data[0].numpy().shape
+            return super().train_step(data)
+
+    model = Eager(Variable, "an attribute")
+    model.compile("sgd", run_eagerly=True)
+    with pytest.warns(UserWarning, match="`train_step` cannot be traced .* Assign what the step changes to attributes"):
+        model.custom_fit(X, Y, verbose=0, checkpoint=tmp_path)
+
+
+def test_state_of_a_loop_of_one_s_own_is_resumed(tmp_path):
+    def run(**options):
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(5)
+        model = Model(Optimizer, "a closure")
+        model.compile("sgd")
+        with TrainingSession(model, epochs=3, verbose=0, **options) as session:
+            for _ in session.epochs():
+                while session.step < 3 and not session.should_stop:
+                    rows = slice(8 * session.step, 8 * session.step + 8)
+                    session.train_on((X[rows], Y[rows]))
+        return model, session.history
+
+    alone = run()
+    run(checkpoint=tmp_path, max_steps=5)
+    assert_same_run(run(checkpoint=tmp_path), alone)
