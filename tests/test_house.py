@@ -24,7 +24,7 @@ ROOMS = {
     "checkpoint": "checkpointer checkpoints fingerprint training_state variables random_state store lock",
     "execution": "compiled_step xla graph random_ops pace sharding captures snapshot replicas trainable",
     "callbacks": "gradient_events gradient_health throughput log_every early_stopping printing monitoring",
-    "data": "make first datasets iterators lengths iterables arrays placement rows conversion weights source",
+    "data": "make first datasets iterators lengths iterables arrays placement rows conversion stored weights source",
     "_show_versions": "",
     "serialization": "",
     "every": "",

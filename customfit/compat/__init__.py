@@ -29,7 +29,13 @@ from customfit.compat.data import (
     shuffles_ragged_like_dense,
     validation_continues,
 )
-from customfit.compat.devices import divides_loss_by_replicas, free_memory, log_reduction, supports_no_merge_call
+from customfit.compat.devices import (
+    divides_loss_by_replicas,
+    free_memory,
+    has_accelerator,
+    log_reduction,
+    supports_no_merge_call,
+)
 from customfit.compat.fit import (
     AS_FIT_EVALUATES,
     batch_end_step,
@@ -146,6 +152,7 @@ __all__ = [
     "global_random_generator",
     "global_seed",
     "handled_updates",
+    "has_accelerator",
     "has_dynamic_loss_scale",
     "has_idle_batch_hooks",
     "has_tensorboard",

@@ -12,6 +12,11 @@ import math
 from customfit.compat.versions import IS_KERAS_3, KERAS_VERSION, tf
 
 
+def has_accelerator() -> bool:
+    """Whether tensors are on a GPU, which has memory of its own."""
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
 def free_memory() -> float:
     """Returns how many bytes are free on the device that holds tensors; infinity if that cannot be known."""
     gpus = tf.config.list_logical_devices("GPU")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from customfit.compat import tf
+from customfit.data.stored import frame_rows, stored_rows
 
 _NUMBERS = "biufc"  # kinds of NumPy dtypes, bools among them
 
@@ -18,12 +19,12 @@ def as_rows(data: Any, name: str = "x") -> Any:
     """Turns what holds rows into NumPy arrays and tensors, and leaves everything else as it is.
 
     Args:
-        data: An array, tensor, pandas `DataFrame` or `Series`, scipy sparse matrix or list of numbers or strings; or a
-            nested structure of them.
+        data: An array, tensor, pandas `DataFrame` or `Series`, scipy sparse matrix, dataset of h5py or zarr, or list of
+            numbers or strings; or a nested structure of them.
         name: The argument that it was given as, for errors.
 
     Returns:
-        The same structure, with a NumPy array or a tensor for each.
+        The same structure, with a NumPy array, `StoredRows` or a tensor for each.
 
     Raises:
         ValueError: If there is something in it that no tensor can be made of: a column of dates, missing values.
@@ -46,6 +47,9 @@ def as_rows(data: Any, name: str = "x") -> Any:
         matrix = data.tocoo()
         indices = np.stack([matrix.row, matrix.col], axis=1).astype("int64")
         return tf.sparse.reorder(tf.SparseTensor(indices, matrix.data, matrix.shape))
+    stored = stored_rows(data)
+    if stored is not None:
+        return stored
     if hasattr(data, "__array__") and not isinstance(data, (np.ndarray, tf.Tensor)):  # torch, JAX, a variable
         data = np.asarray(data)
     if isinstance(data, np.ndarray) and data.dtype.kind in "OmMV":
@@ -83,8 +87,10 @@ def _objects(array: np.ndarray, name: str) -> tf.Tensor:
 
 def _pandas_rows(data: Any, name: str) -> Any:
     """The rows of a `DataFrame` or `Series`; those of a `Series` have one column."""
+    dtypes = [data.dtype] if data.ndim == 1 else list(data.dtypes)
+    if len(set(dtypes)) > 1 and all(isinstance(dtype, np.dtype) and dtype.kind in "iuf" for dtype in dtypes):
+        return frame_rows(data)  # which need not be converted as a whole
     values = data.to_numpy()
-    dtypes = [data.dtype] if values.ndim == 1 else list(data.dtypes)
     if values.dtype.kind not in _NUMBERS or not all(isinstance(dtype, np.dtype) for dtype in dtypes):
         columns = [data] if values.ndim == 1 else [data.iloc[:, index] for index in range(data.shape[1])]
         values = _stacked([_column(column, name) for column in columns], columns, name)

@@ -7,16 +7,18 @@ import dataclasses
 import logging
 import math
 import zlib
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
 from customfit import compat
 from customfit.compat import keras, tf
-from customfit.data.rows import gather, map_leaves, row_spec, to_tensor
+from customfit.data.rows import gather, is_on_host, map_leaves, row_spec, take, to_tensor
 from customfit.data.source import Batch, BatchSpec, Feed, Fetch
+from customfit.data.stored import StoredRows
 
-CHUNK_BYTES = 2**25
+FEW_BYTES = 2**25  # of which a copy costs nothing worth saving
+LEAST_BYTES, MOST_BYTES = 2**21, 2**23  # of a chunk
 CHECKED_ROWS = 10_000
 _logger = logging.getLogger("customfit")
 
@@ -119,15 +121,22 @@ class StreamedRows:
     """Rows that stay on the host. A thread gathers the next chunk of batches while the device works on the last.
 
     Args:
-        arrays: A batch structure of NumPy arrays of all rows.
+        arrays: A batch structure of all rows. Tensors among them are on the device already.
         batch_size: Rows in a batch.
-        chunk_bytes: About how much to bring to the device at a time. Two chunks are there at once.
+        chunk_bytes: About how much to bring to the device at a time. Two chunks are there at once, while a third one is
+            gathered. Defaults to a 128th of all rows, but to 2 MB at least and 8 MB at most; to twice that where
+            rows are in a file.
     """
 
-    def __init__(self, arrays: Batch, batch_size: int, chunk_bytes: int = CHUNK_BYTES):
+    def __init__(self, arrays: Batch, batch_size: int, chunk_bytes: int | None = None):
         self.fetch = Slice(batch_size, ragged=_rows(arrays) % batch_size != 0)
-        self._arrays = arrays
-        row_bytes = max(1, nbytes(map_leaves(lambda leaf: leaf[:1], arrays)))
+        self._arrays = map_leaves(lambda leaf: leaf if is_on_host(leaf) else to_tensor(leaf), arrays)
+        if chunk_bytes is None:
+            # Of a file, each chunk of shuffled rows may read all: there larger chunks are worth their memory.
+            leaves = [leaf for leaf in tf.nest.flatten(arrays) if isinstance(leaf, StoredRows)]
+            larger = 2 if any(leaf.reads_around for leaf in leaves) else 1
+            chunk_bytes = larger * min(MOST_BYTES, max(LEAST_BYTES, nbytes(arrays) // 128))
+        row_bytes = max(1, math.ceil(nbytes(arrays) / _rows(arrays)))
         fitting = max(1, chunk_bytes // (row_bytes * batch_size))
         self._steps = min(fitting, math.ceil(_rows(arrays) / batch_size))  # in a chunk
         self._rows = self._steps * batch_size
@@ -140,7 +149,8 @@ class StreamedRows:
     @property
     def element_spec(self) -> BatchSpec:
         """The spec of a batch."""
-        return map_leaves(lambda array: batch_spec(row_spec(to_tensor(array[:1])), self.fetch), self._arrays)
+        first = map_leaves(_some(np.zeros(1, "int64")), self._arrays)
+        return map_leaves(lambda array: batch_spec(row_spec(array), self.fetch), first)
 
     def checksum(self) -> int:
         """Returns a checksum of the rows."""
@@ -166,11 +176,18 @@ class StreamedRows:
         rows = order[chunk * self._rows : (chunk + 1) * self._rows]
         # Of one shape always, so that the last chunk is not traced again: then Keras 2's dropout would start over, too.
         padded = np.pad(rows, (0, self._rows - len(rows)), mode="edge")
-        return map_leaves(lambda leaf: to_tensor(leaf[padded]), self._arrays), tf.constant(len(rows))
+        return map_leaves(_some(padded), self._arrays), tf.constant(len(rows))
+
+
+def _some(rows: np.ndarray) -> Callable[[Any], Any]:
+    return lambda leaf: to_tensor(take(leaf, rows)) if is_on_host(leaf) else gather(leaf, rows)
 
 
 def place_rows(arrays: Batch, batch_size: int, resident_share: float) -> ResidentRows | StreamedRows:
-    """Keeps rows on the device if they fit into a share of its free memory, or else streams them.
+    """Keeps rows on an accelerator if they fit into a share of its free memory, and streams them else.
+
+    A CPU works in the memory where the rows are. There they are streamed, which costs no time and no second copy of
+    them, unless they are few.
 
     Args:
         arrays: A batch structure of arrays of all rows.
@@ -179,27 +196,29 @@ def place_rows(arrays: Batch, batch_size: int, resident_share: float) -> Residen
     """
     if not 0 <= resident_share <= 1:
         raise ValueError(f"`resident_share` must be between 0 and 1. Received: resident_share={resident_share!r}")
-    on_host = all(isinstance(leaf, np.ndarray) for leaf in tf.nest.flatten(arrays) if leaf is not None)
-    free = compat.free_memory() if on_host else math.inf  # tensors are on the device already
-    if nbytes(arrays) <= resident_share * free or not on_host:
+    size, has_accelerator = nbytes(arrays), compat.has_accelerator()
+    free = compat.free_memory() if size > 0 else math.inf  # tensors are on the device already
+    most = resident_share * free if size > 0 else math.inf
+    if size <= (most if has_accelerator else min(FEW_BYTES, most)):
         return ResidentRows(arrays, batch_size)
-    _logger.warning(
-        "The arrays take %.1f GB, more than %.0f%% of the device's free %.1f GB: they are streamed to it. "
-        "`resident_share` sets that share.",
-        nbytes(arrays) / 1e9,
-        100 * resident_share,
-        free / 1e9,
-    )
+    if has_accelerator:
+        _logger.warning(
+            "The arrays take %.1f GB, more than %.0f%% of the device's free %.1f GB: they are streamed to it. "
+            "`resident_share` sets that share.",
+            size / 1e9,
+            100 * resident_share,
+            free / 1e9,
+        )
     return StreamedRows(arrays, batch_size)
 
 
 def nbytes(arrays: Batch) -> int:
-    """Returns the bytes that NumPy arrays will take on the device."""
+    """Returns the bytes that arrays on the host will take on the device."""
     floats = np.dtype(keras.backend.floatx()).itemsize
     return sum(
         leaf.size * (floats if leaf.dtype.kind == "f" else leaf.dtype.itemsize)
         for leaf in tf.nest.flatten(arrays)
-        if isinstance(leaf, np.ndarray)
+        if is_on_host(leaf)
     )
 
 
@@ -211,15 +230,20 @@ def batch_spec(spec: BatchSpec, fetch: Gather | Slice) -> BatchSpec:
 
 
 def checksum(arrays: Batch) -> int:
-    """Returns a checksum of dense arrays: of about `CHECKED_ROWS` evenly spaced rows, the first and last included."""
+    """Returns a checksum of dense arrays: of about `CHECKED_ROWS` evenly spaced rows, the first and last included.
+
+    Of stored rows, which are slow to read one by one, a hundredth of that is read.
+    """
     total = 0
     for leaf in tf.nest.flatten(arrays):
-        if isinstance(leaf, (np.ndarray, tf.Tensor)):
-            stride = max(1, leaf.shape[0] // CHECKED_ROWS)
-            for rows in (leaf[::stride], leaf[-1:]):
-                values = np.ascontiguousarray(to_tensor(rows) if isinstance(rows, np.ndarray) else rows)
-                strings = values.dtype == object  # of which the array holds the addresses
-                total = zlib.crc32(b"\0".join(values.ravel()) if strings else values.tobytes(), total)
+        if not isinstance(leaf, (np.ndarray, tf.Tensor, StoredRows)):
+            continue
+        most = CHECKED_ROWS // 100 if isinstance(leaf, StoredRows) else CHECKED_ROWS
+        for rows in (slice(None, None, max(1, leaf.shape[0] // most)), slice(-1, None)):
+            some = leaf.take(np.arange(len(leaf))[rows]) if isinstance(leaf, StoredRows) else leaf[rows]
+            values = np.ascontiguousarray(to_tensor(some) if isinstance(some, np.ndarray) else some)
+            strings = values.dtype == object  # of which the array holds the addresses
+            total = zlib.crc32(b"\0".join(values.ravel()) if strings else values.tobytes(), total)
     return total
 
 

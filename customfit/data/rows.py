@@ -12,6 +12,7 @@ import numpy as np
 from customfit import compat
 from customfit.compat import keras, tf
 from customfit.data.conversion import as_rows
+from customfit.data.stored import StoredRows
 
 
 def are_rows(*structures: Any) -> bool:
@@ -23,9 +24,19 @@ def are_rows(*structures: Any) -> bool:
 def _is_rows(leaf: Any) -> bool:
     if isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor)):
         return compat.shuffles_ragged_like_dense()
-    return (isinstance(leaf, np.ndarray) and leaf.dtype != object) or (
-        isinstance(leaf, tf.Tensor) and hasattr(leaf, "numpy")
-    )
+    return (is_on_host(leaf) and leaf.dtype != object) or (isinstance(leaf, tf.Tensor) and hasattr(leaf, "numpy"))
+
+
+def is_on_host(leaf: Any) -> bool:
+    """Whether rows are a NumPy array, or stored where they are read by slices."""
+    return isinstance(leaf, (np.ndarray, StoredRows))
+
+
+def take(array: Any, rows: np.ndarray) -> Any:
+    """Returns these rows of an array of `as_rows`: as an array, or those of a tensor as a tensor."""
+    if isinstance(array, StoredRows):
+        return array.take(rows)
+    return array[rows] if isinstance(array, np.ndarray) else gather(array, rows)
 
 
 def count_rows(structures: Mapping[str, Any]) -> int:
@@ -136,7 +147,7 @@ class SparseRows(tf.experimental.ExtensionType):
 
 def to_tensor(array: Any) -> Any:
     """Returns an array on the device, in the dtype in which `fit` of this generation gives it to the model."""
-    if isinstance(array, np.ndarray):
+    if is_on_host(array):
         return tf.convert_to_tensor(array, keras.backend.floatx() if array.dtype.kind == "f" else None)
     if array.dtype.is_floating and compat.fit_casts_tensors():
         array = tf.cast(array, keras.backend.floatx())

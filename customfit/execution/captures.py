@@ -112,8 +112,10 @@ def check_resources(captures: Captures, model: keras.Model | TrainableModel, can
         The tables that the step changes, by name.
 
     Raises:
-        ValueError: If it changes another table, or draws from an iterator. Of other resources and of Python functions it
-            warns.
+        ValueError: If it changes another table, or draws from an iterator.
+
+    Warns:
+        UserWarning: If it uses another resource, or a Python function.
     """
     tracked = {id(table.resource_handle): (name, table) for name, table in mutable_tables(model).items()}
     changed, step = {}, f"`{type(model).__name__}`'s step"

@@ -49,8 +49,9 @@ def test_killed_at_each_moment_it_ends_as_if_left_alone(quick):
 
 
 @pytest.mark.slow
-def test_a_training_that_cannot_be_taken_up_is_found_out():
-    report = check_resume(trainings.differs, kill_at=[12])
+@pytest.mark.parametrize("train_fn", [trainings.differs, trainings.counts_in_python])
+def test_a_training_that_cannot_be_taken_up_is_found_out(train_fn):
+    report = check_resume(train_fn, kill_at=[12])
     assert not report
     assert report.variable is not None
     assert "killed 1 times (at step 12), model/" in report.message

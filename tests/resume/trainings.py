@@ -66,3 +66,22 @@ def differs(checkpoint):
             self.model.set_weights(weights)
 
     return _fit(model, checkpoint, x=X, y=Y, callbacks=[Noise()])
+
+
+def counts_in_python(checkpoint):
+    """What cannot be taken up either: its step calls a Python function that counts its calls."""
+    keras.utils.set_random_seed(4)
+    calls = []
+
+    def scale():
+        calls.append(None)
+        return np.float32(1 + len(calls) % 7)
+
+    class Counts(CustomTrainModel):
+        def transform_gradients(self, gradients, variables):
+            factor = tf.reshape(tf.numpy_function(scale, [], tf.float32), [])
+            return [gradient * factor for gradient in gradients]
+
+    model = models.dense(Counts)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return _fit(model, checkpoint, x=X, y=Y)
