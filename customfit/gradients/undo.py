@@ -34,13 +34,11 @@ class RunningStep(threading.local):
     Attributes:
         is_running: Whether it does.
         updates: How many updates the step has made so far.
-        has_metrics: Whether the model's metrics are sure to have their variables.
     """
 
     def __init__(self) -> None:
         self.is_running = False
         self.updates = 0
-        self.has_metrics = False
         self._operations: dict[int, tuple[tf.Graph, set[str]]] = {}
 
     @contextlib.contextmanager
@@ -95,14 +93,19 @@ def run_undoably(
         Its logs, and a function that undoes the step where a condition holds.
     """
     if tf.executing_eagerly() or replicas.replica_count() > 1:
-        if not running.has_metrics and replicas.replica_count() == 1:  # on several they exist before the first step
-            # Metrics create their variables when they are first updated, and only what exists now can be undone. A
-            # validation step is traced for that, and not run.
-            tf.function(compat.autographed(model.test_step), autograph=False).get_concrete_function(data)
-            running.has_metrics = True
         before = _tracked_state(model)
+        created_before = {id(variable) for variable in _metric_variables(model)}
         running.begin()
-        return step(data), before.restore_where
+        logs = step(data)
+
+        def undo_where(bad: tf.Tensor) -> None:
+            before.restore_where(bad)
+            if tf.executing_eagerly() and bad:
+                for metric in model.metrics:  # one that the step was the first to update was as new before
+                    if any(id(variable) not in created_before for variable in metric.variables):
+                        metric.reset_state()
+
+        return logs, undo_where
 
     def traced(data: Batch) -> Logs:
         running.begin()
@@ -133,6 +136,10 @@ def _check_windows(model: TrainableModel, running: RunningStep, changed: Sequenc
             "`nonfinite` and `gradient_accumulation_steps` go together only in a step that makes one update and "
             f"leaves the weights alone otherwise. Received: a `{type(model).__name__}.train_step` that {how}."
         )
+
+
+def _metric_variables(model: TrainableModel) -> list[tf.Variable]:
+    return [variable for metric in model.metrics for variable in metric.variables]
 
 
 def _tracked_state(model: TrainableModel) -> VariableSnapshot:

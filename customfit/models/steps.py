@@ -27,19 +27,26 @@ def with_options_held(train_step: Callable[..., Any]) -> Callable[..., Any]:
         return train_step
 
     @functools.wraps(train_step)
-    def step(self: TrainingSteps, data: Batch) -> dict[str, Any]:
-        return self.gradient_pipeline.run(self, train_step.__get__(self, type(self)), data)
+    def step(self: TrainingSteps, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return _run(self, train_step.__get__(self, type(self)), *args, **kwargs)
 
     step.has_options_held = True  # type: ignore[attr-defined]
     return step
 
 
-def _held_for(model: TrainingSteps, train_step: Callable[[Batch], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+def _held_for(model: TrainingSteps, train_step: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     @functools.wraps(train_step)
-    def step(data: Batch) -> dict[str, Any]:
-        return model.gradient_pipeline.run(model, train_step, data)
+    def step(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return _run(model, train_step, *args, **kwargs)
 
     return step
+
+
+def _run(model: TrainingSteps, train_step: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    if len(args) == 1 and not kwargs:
+        return model.gradient_pipeline.run(model, train_step, args[0])
+    # In a loop of the user's it may take what its author likes.
+    return model.gradient_pipeline.run(model, lambda given: train_step(*given[0], **given[1]), (args, kwargs))
 
 
 class TrainingSteps(compat.KerasModel):

@@ -392,3 +392,26 @@ def test_with_a_dynamic_loss_scale_nonfinite_needs_the_loss(update):
             model.custom_fit(X, Y, verbose=0)
     finally:
         keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.mark.parametrize("options", [{}, {"nonfinite": "skip"}, {"gradient_accumulation_steps": 1, "clipvalue": 0.1}])
+def test_in_a_loop_of_one_s_own_a_step_takes_what_its_author_likes(options):
+    class Mine(CustomTrainModel):
+        def train_step(self, x, y, scale=1.0):
+            with tf.GradientTape() as tape:
+                loss = scale * self.compute_loss(x=x, y=y, y_pred=self(x, training=True))
+            guide(self, tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+            return {"loss": loss}
+
+    def trained(call):
+        keras.utils.set_random_seed(7)
+        model = build(Mine)
+        model.compile("sgd", "sparse_categorical_crossentropy", **options)
+        for begin in range(0, 64, 16):
+            call(model, X[begin : begin + 16], Y[begin : begin + 16])
+        return model.get_weights()
+
+    by_position = trained(lambda model, x, y: model.train_step(x, y, 0.5))
+    by_name = trained(lambda model, x, y: model.train_step(y=y, x=x, scale=0.5))
+    for mine, other in zip(by_position, by_name):
+        np.testing.assert_array_equal(mine, other)
