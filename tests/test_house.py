@@ -20,7 +20,8 @@ ROOMS = {
     "training": "loop session pauses plan checkpointing dry_run validation evaluation hooks checks limits signals stop "
     "progress observers",
     "debug clipping": "",
-    "gradients": "pipeline update nonfinite undo step_dump metrics accumulation optimizers clipping layers",
+    "gradients": "pipeline update nonfinite undo step_updates step_dump metrics accumulation optimizers clipping "
+    "layers",
     "checkpoint": "checkpointer checkpoints fingerprint training_state variables random_state store lock",
     "execution": "compiled_step xla graph random_ops pace sharding captures snapshot replicas trainable",
     "callbacks": "gradient_events gradient_health throughput log_every early_stopping printing monitoring",

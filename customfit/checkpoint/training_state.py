@@ -10,7 +10,7 @@ from customfit import compat
 from customfit.checkpoint.random_state import random_states, set_random_states
 from customfit.checkpoint.variables import check_variables, describe, variables_of
 from customfit.compat import keras, tf
-from customfit.data import Source, read_first
+from customfit.data import ArraySource, BatchSpec, Block, DatasetSource, FirstBatches, Source, read_first
 from customfit.execution import check_resources, compiled_steps, mutable_tables, read_tables, write_tables
 from customfit.serialization import JSON, pack, read_tensors, unpack, write_tensors
 
@@ -110,19 +110,29 @@ class TrainingState:
         write_tensors(folder / VARIABLES, tensors)
         return record
 
-    def trace(self) -> None:
+    def trace(self, block: Block | None = None) -> None:
         """Traces the steps as far as batches are known, so that all they use can be saved, wherever it is kept.
 
+        What a source of the user's says of its batches need not be their static shapes, and another trace would start
+        Keras 2's dropout again. Of those, the first block tells.
+
+        Args:
+            block: The block that is about to be trained on, if one is.
+
         Raises:
-            ValueError: If they change something that cannot be saved.
+            ValueError: If the steps change something that cannot be saved.
         """
         steps = compiled_steps(self._model)
-        specs = [(steps.train, self.batch_spec)]
-        specs += [(steps.test, getattr(data, "element_spec", None)) for data in self._validation_data.values()]
-        for step, spec in specs:
-            if spec is not None and step.captures is None:
-                step.trace(spec)
-        self._check_captures()
+        spec = _exact_spec(self._train_data)
+        if spec is None and block is not None and steps.train.captures is None:
+            spec = block.fetch.element_spec(block.feed)
+            self.batch_spec = spec if self.batch_spec is None else self.batch_spec
+        specs = [(steps.train, spec), *((steps.test, _exact_spec(data)) for data in self._validation_data.values())]
+        untraced = [(step, spec) for step, spec in specs if spec is not None and step.captures is None]
+        for step, spec in untraced:
+            step.trace(spec)
+        if untraced:
+            self._check_captures()
 
     def _check_captures(self) -> None:
         steps = compiled_steps(self._model)
@@ -208,6 +218,12 @@ class TrainingState:
                 callback.set_state(found[1])
             else:
                 compat.set_callback_state(callback, found[1])
+
+
+def _exact_spec(data: Source | None) -> BatchSpec | None:
+    """The spec of the batches of a source of ours; `None` of another one, or where it is not known."""
+    ours = (ArraySource, DatasetSource, FirstBatches)
+    return getattr(data, "element_spec", None) if isinstance(data, ours) else None
 
 
 def _only_dense(spec: Any) -> Any:

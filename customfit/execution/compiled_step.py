@@ -93,11 +93,11 @@ class CompiledStep:
         Args:
             spec: The spec of a batch.
         """
-        if self.eager:
-            self._prepare_replicas(spec)
-            with self._scope():
+        self._prepare_replicas(spec)
+        with self._scope():
+            if self.eager:
                 self._build(map_leaves(lambda leaf: tf.zeros([size or 1 for size in leaf.shape], leaf.dtype), spec))
-        self.trace(spec)
+            self._trace_apart(spec)
 
     def trace(self, spec: BatchSpec) -> None:
         """Traces the step, as the first block of such batches would, and notes in `captures` what it uses.
@@ -109,17 +109,23 @@ class CompiledStep:
         """
         self._prepare_replicas(spec)
         with self._scope():
-            if self._function is not None:
+            if self._function is None:
+                self._trace_apart(spec)
+            else:
                 self.captures = captures_of(self._function.get_concrete_function(spec))
-                return
-            try:
-                self.captures = captures_of(tf.function(self._build, autograph=False).get_concrete_function(spec))
-            except Exception as error:  # a user's step may need values in any way
-                warnings.warn(
-                    f"`{self._name}` cannot be traced ({type(error).__name__}), so state that the model does not track "
-                    "is not known. Assign what the step changes to attributes of the model.",
-                    stacklevel=2,
-                )
+
+    def _trace_apart(self, spec: BatchSpec) -> None:
+        """Traces the step for what it creates and uses; it runs in other traces."""
+        try:
+            self.captures = captures_of(tf.function(self._build, autograph=False).get_concrete_function(spec))
+        except Exception as error:
+            if not self.eager:
+                raise
+            warnings.warn(  # an eager step may read values
+                f"`{self._name}` cannot be traced ({type(error).__name__}), so state that the model does not track is "
+                "not known. Assign what the step changes to attributes of the model.",
+                stacklevel=2,
+            )
 
     def log_names(self, spec: BatchSpec | None) -> set[str] | None:
         """Returns the names of what the step logs, or `None` if only running it would tell.

@@ -17,7 +17,7 @@ from customfit.data import Batch
 from customfit.execution import Logs, TrainableModel, replicas
 from customfit.gradients import step_dump
 from customfit.gradients.clipping import Gradient
-from customfit.gradients.undo import RunningStep, run_undoably
+from customfit.gradients.undo import RunningStep, check_undoable, run_undoably
 
 POLICIES = ("skip", "raise", "stop")
 LOSS = -1  # as the culprit; others are the index of a variable
@@ -213,6 +213,7 @@ class NonFiniteGuard:
         Raises:
             ValueError: If gradients are ignored and there is no loss: nothing would be checked.
         """
+        check_undoable(self._running)
         if ignores_gradients and loss is None:
             raise ValueError(
                 "With a dynamic loss scale, `nonfinite` needs the loss: by gradients that overflow the scale finds its "

@@ -21,6 +21,7 @@ from customfit.execution import Logs, TrainableModel, replicas
 from customfit.gradients.clipping import AdaptiveClip, Clip, Gradient
 from customfit.gradients.metrics import GradientMetrics
 from customfit.gradients.nonfinite import NonFinite, NonFiniteError, NonFiniteGuard
+from customfit.gradients.step_updates import StepUpdates, logs_undone_where
 from customfit.gradients.undo import RunningStep
 from customfit.gradients.update import Update
 
@@ -109,7 +110,7 @@ class GradientPipeline:
         if self._running.is_running or not (self._asks_for_anything or model.changes_gradients):
             return step(data)  # `super().train_step(data)` is part of the step that has called it
 
-        with self._running.running(), compat.handled_updates(_StepUpdates(self, model, data)):
+        with self._running.running(), compat.handled_updates(self._handler(model, data)):
             if self.guard.policy is None:
                 logs = step(data)
             else:
@@ -117,9 +118,13 @@ class GradientPipeline:
                     self.guard.build()
                 logs, bad = self.guard.run(model, step, data, kept=lambda: self.variables)
                 self.metrics.count_skipped(bad)
-                logs = _as_before_if(bad, logs, model)
+                logs = logs_undone_where(bad, logs, model)
         self._check_reached(model)
-        return {**logs, **self.metrics.results()}
+        return {**logs, **self.metrics.results()} if isinstance(logs, dict) else logs
+
+    def _handler(self, model: TrainableModel, data: Batch) -> StepUpdates:
+        count_rows = (lambda: 1) if self.accumulation_steps is None else functools.partial(count_batch_rows, data)
+        return StepUpdates(functools.partial(self.apply, model), count_rows)
 
     def _check_reached(self, model: TrainableModel) -> None:
         if not self._reached and (self.get_config() or model.changes_gradients):
@@ -287,54 +292,6 @@ class GradientPipeline:
         """Applies accumulated micro-batches that are fewer than an update needs, as at the end of an epoch."""
         for update in self._updates.values():
             update.flush()
-
-
-class _StepUpdates:
-    """Sends the updates of a running step through the pipeline. Implements `compat.UpdateHandler`.
-
-    Args:
-        pipeline: The pipeline.
-        model: The model.
-        data: The batch of the step.
-    """
-
-    def __init__(self, pipeline: GradientPipeline, model: TrainableModel, data: Batch):
-        self._pipeline, self._model, self._data = pipeline, model, data
-        self._losses: dict[int, tf.Tensor] = {}  # by the id of the optimizer that scales them
-
-    def scale(self, optimizer: keras.optimizers.Optimizer, loss: tf.Tensor) -> None:
-        self._losses[id(optimizer)] = loss
-
-    def update(
-        self,
-        optimizer: keras.optimizers.Optimizer,
-        gradients: list[Gradient],
-        variables: list[tf.Variable],
-        summed: bool,
-    ) -> None:
-        true = compat.true_gradients(optimizer, _in_this_graph(gradients), summed)
-        rows = 1 if self._pipeline.accumulation_steps is None else count_batch_rows(self._data)
-        self._pipeline.apply(self._model, true, variables, optimizer, self._losses.get(id(optimizer)), rows)
-
-
-def _in_this_graph(gradients: Sequence[Gradient]) -> list[Gradient]:
-    """Returns the gradients as tensors of the current graph, all of which an optimizer requires of one.
-
-    A step may call its optimizer in a function or a branch, which is a graph of its own.
-    """
-    if tf.executing_eagerly():
-        return list(gradients)
-    copy = functools.partial(tf.nest.map_structure, tf.identity, expand_composites=True)
-    return [None if gradient is None else copy(gradient) for gradient in gradients]
-
-
-def _as_before_if(bad: tf.Tensor, logs: Logs, model: TrainableModel) -> Logs:
-    """Returns the logs of a step; where it was bad and undone, with the results of metrics as they are now."""
-    if not all(getattr(metric, "built", True) for metric in model.metrics):
-        return logs  # a step of the user's that never updates the metrics of `compile()`
-    results = model.get_metrics_result()
-    same = [name for name, log in logs.items() if name in results and tf.is_tensor(log)]
-    return {**logs, **{name: tf.where(bad, tf.cast(results[name], logs[name].dtype), logs[name]) for name in same}}
 
 
 def compile_options_from_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class RunningStep(threading.local):
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """A context for the run of a step."""
+        self.begin()
         self.is_running = True
         try:
             yield
@@ -58,11 +59,6 @@ class RunningStep(threading.local):
     def updating(self) -> Iterator[None]:
         """A context for an update by the pipeline, which makes none where the step is bad."""
         self.updates += 1
-        if self.updates > 1 and self.is_running and replicas.replica_count() > 1:
-            raise NotImplementedError(
-                "On several replicas, `nonfinite` needs a step with one update: where a later one is bad, an earlier "
-                "one cannot be undone. Received: a step with several updates."
-            )
         graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         before = 0 if graph is None else len(graph.get_operations())
         yield
@@ -75,6 +71,22 @@ class RunningStep(threading.local):
     def operations(self) -> list[set[str]]:
         """The names of the operations of updates, for each graph that has such: a step may call functions."""
         return [names for _, names in self._operations.values()]
+
+
+def check_undoable(running: RunningStep) -> None:
+    """Refuses a second update of a step that could not be undone if it is bad: on several replicas.
+
+    Args:
+        running: What is known of the step while it runs.
+
+    Raises:
+        NotImplementedError: If that is so.
+    """
+    if running.is_running and running.updates > 1 and replicas.replica_count() > 1:
+        raise NotImplementedError(
+            "On several replicas, `nonfinite` needs a step with one update: where a later one is bad, an earlier one "
+            "cannot be undone. Received: a step with several updates."
+        )
 
 
 def run_undoably(
@@ -95,7 +107,6 @@ def run_undoably(
     if tf.executing_eagerly() or replicas.replica_count() > 1:
         before = _tracked_state(model)
         created_before = {id(variable) for variable in _metric_variables(model)}
-        running.begin()
         logs = step(data)
 
         def undo_where(bad: tf.Tensor) -> None:

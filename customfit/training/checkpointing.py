@@ -95,11 +95,10 @@ class SessionCheckpoints:
         """How far the run is that `resume` would restore, and why it would be refused: see `Checkpointer.peek`."""
         return (None, None) if self._checkpointer is None else self._checkpointer.peek(self._fingerprint(data))
 
-    def note_batch(self, block: Block) -> None:
-        """Records what batches are like where no source can tell. A later process builds variables by that."""
-        if self._state is not None and self._state.batch_spec is None:
-            self._state.batch_spec = block.fetch.element_spec(block.feed)
-            self._state.trace()
+    def before_block(self, block: Block) -> None:
+        """Finds what the step uses, by the first block if it was not known before what batches are like."""
+        if self._state is not None:
+            self._state.trace(block)
 
     def steps_until_due(self) -> float:
         """How many steps from here until a checkpoint is due."""

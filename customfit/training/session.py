@@ -286,7 +286,6 @@ class TrainingSession:
             The step's logs, as tensors: reading one waits for the device.
         """
         block = self._train_step().block_of(batch, self.step)
-        self._checkpoints.note_batch(block)
         logs = self.train_block(block)
         assert logs is not None  # there is a batch
         return logs
@@ -299,6 +298,7 @@ class TrainingSession:
         """
         self._hooks.begin(block)
         self._limits.before_block()
+        self._checkpoints.before_block(block)
         logs = self._train_step().run(block)
         if logs is not None:
             self.progress.advance(block.begin + block.done, block.done, logs)
