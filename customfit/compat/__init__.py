@@ -95,7 +95,14 @@ from customfit.compat.randomness import (
     replaced_random_ops,
     set_eager_random_state,
 )
-from customfit.compat.steps import autographed, build_on_replicas, compute_loss, step_state, track_loss
+from customfit.compat.steps import (
+    autographed,
+    build_on_replicas,
+    compute_loss,
+    step_state,
+    track_loss,
+    with_unknown_rows,
+)
 from customfit.compat.types import CallbackLike, History, KerasModel
 from customfit.compat.updates import UpdateHandler, handled_updates, unhandled_updates
 from customfit.compat.versions import (
@@ -201,4 +208,5 @@ __all__ = [
     "variable_path",
     "variable_spec",
     "variables_in",
+    "with_unknown_rows",
 ]

@@ -57,15 +57,18 @@ def compute_loss(
 ) -> tf.Tensor | None:
     """Calls `model.compute_loss`, with `training` if the method takes it: Keras's own does since 3.4."""
     arguments = dict(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight)
-    if "training" in inspect.signature(model.compute_loss).parameters:
-        arguments["training"] = training
-    loss: Any = model.compute_loss(**arguments)
+    options = {"training": training} if "training" in inspect.signature(model.compute_loss).parameters else {}
+
+    def compute() -> Any:
+        return model.compute_loss(**tf.nest.map_structure(with_unknown_rows, arguments), **options)
+
+    loss = tf.function(compute, autograph=False)() if _needs_graph(model, x) else compute()
     if loss is None and training:
         raise ValueError(
             "There must be a loss to minimise: pass `loss=` to `compile()`, call `add_loss()`, or override "
             "`compute_loss()`. Received: no loss."
         )
-    return loss
+    return _zero_without_rows(loss, x)
 
 
 def track_loss(model: keras.Model, loss: tf.Tensor | None, x: Tensors) -> None:
@@ -73,14 +76,60 @@ def track_loss(model: keras.Model, loss: tf.Tensor | None, x: Tensors) -> None:
     tracker = next((metric for metric in model.metrics if metric.name == "loss"), None) if IS_KERAS_3 else None
     if tracker is None:
         return
+    loss = _zero_without_rows(loss, x)
     if KERAS_VERSION >= (3, 8):  # since 3.8, `compute_loss` divides by the number of replicas
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         loss = loss * replicas if replicas > 1 else loss
     if KERAS_VERSION < (3, 2):
         tracker.update_state(loss)
     else:
-        first = next(leaf for leaf in tf.nest.flatten(x) if leaf is not None)
-        tracker.update_state(loss, sample_weight=tf.shape(first)[0])
+        tracker.update_state(loss, sample_weight=tf.shape(_first_leaf(x))[0])
+
+
+def with_unknown_rows(tensor: Tensors) -> Tensors:
+    """Returns a tensor that the graph does not know to have no rows, where a replica has no share of the batch.
+
+    Keras 3 does not reduce the losses of the rows to their mean where it knows that there are none.
+    """
+    if tf.executing_eagerly() or not isinstance(tensor, tf.Tensor) or not tensor.shape.rank or tensor.shape[0] != 0:
+        return tensor
+    return tf.compat.v1.placeholder_with_default(tensor, [None, *tensor.shape[1:]])
+
+
+def _needs_graph(model: keras.Model, x: Tensors) -> bool:
+    """Whether Keras 3's loss must not run eagerly, because an eager tensor cannot hide that it has no rows."""
+    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    is_keras_s = IS_KERAS_3 and type(model).compute_loss is keras.Model.compute_loss
+    return several and is_keras_s and tf.executing_eagerly() and not bool(_has_rows(x))
+
+
+def _zero_without_rows(loss: tf.Tensor | None, x: Tensors) -> tf.Tensor | None:
+    """Returns the loss, or 0 on a replica without rows, where their mean is not finite.
+
+    Its gradients are those of the loss: on that replica too, its part of a regularizer has some.
+    """
+    if loss is None or tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return loss
+    loss = tf.convert_to_tensor(loss)
+    if loss.shape.num_elements() == 0:
+        return tf.reduce_sum(loss)  # not reduced by Keras 3, in a step of the user's that runs eagerly
+    has_rows = _has_rows(x)
+
+    @tf.custom_gradient
+    def zero_without_rows(loss: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        return tf.where(has_rows, loss, tf.zeros_like(loss)), lambda gradient: gradient
+
+    return zero_without_rows(loss)
+
+
+def _has_rows(x: Tensors) -> tf.Tensor:
+    leaf = _first_leaf(x)
+    shape = leaf.bounding_shape() if isinstance(leaf, tf.RaggedTensor) else tf.shape(leaf)
+    return tf.reduce_all(shape[:1] > 0)  # a scalar is a row
+
+
+def _first_leaf(x: Tensors) -> Tensors:
+    return next(leaf for leaf in tf.nest.flatten(x) if leaf is not None)
 
 
 def step_state(model: keras.Model) -> list[tf.Variable]:

@@ -55,7 +55,7 @@ def shard_batch(batch: Batch) -> Batch:
         if isinstance(leaf, tf.SparseTensor):
             others = leaf.dense_shape[1:]
             return tf.sparse.slice(leaf, tf.concat([[begin], tf.zeros_like(others)], 0), tf.concat([[size], others], 0))
-        return leaf[begin : begin + size] if leaf.shape.rank else leaf
+        return compat.with_unknown_rows(leaf[begin : begin + size]) if leaf.shape.rank else leaf
 
     return map_leaves(part, batch)
 

@@ -160,6 +160,103 @@ def test_resume(strategy, tmp_path, cut):
     assert_resumes(build, {"x": X, "y": Y}, tmp_path, cuts=[cut], gradient_accumulation_steps=2)
 
 
+# ------------------------------------------------------------------- batches with fewer rows than there are replicas
+
+
+def regularized(base):
+    inputs = keras.Input((8,))
+    return base(inputs, keras.layers.Dense(3, activation="softmax", kernel_regularizer="l2")(inputs))
+
+
+def two_outputs(base):
+    inputs = keras.Input((8,))
+    return base(inputs, {name: keras.layers.Dense(3, activation="softmax", name=name)(inputs) for name in "ab"})
+
+
+def own_step(base):
+    """A step of the user's, which calls Keras's `compute_loss`."""
+
+    class Mine(base):
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                y_pred = self(x, training=True)
+                loss = self.compute_loss(x=x, y=y, y_pred=y_pred)
+            self.track_loss(loss, x)
+            self.apply_gradients(self.compute_gradients(loss, tape), loss=loss)
+            return self.compute_metrics(x, y, y_pred, None)
+
+    return models.dense(Mine)
+
+
+def mean_over_rows(base):
+    """A loss of the user's, which is not finite without rows."""
+
+    class Mine(base):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
+            loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(y, y_pred))
+            return loss / tf.distribute.get_strategy().num_replicas_in_sync
+
+    return models.dense(Mine)
+
+
+def train_by_single_rows(strategy, build, how="custom_fit", base=CustomTrainModel, **options):
+    """Each batch is one row, of training and of validation: one replica has it, and the other none."""
+    early_stopping = {"early_stopping": options.pop("early_stopping", None)} if how == "custom_fit" else {}
+    rows = lambda count: {"a": Y[:count], "b": Y[:count]} if build is two_outputs else Y[:count]
+    validation = {"validation_data": (X[:3], rows(3)), "validation_batch_size": 1}
+    return train(strategy, build, how, base, X[:5], rows(5), options, batch_size=1, **validation, **early_stopping)
+
+
+@supports("Distribution", "batches with fewer rows than there are replicas", fit="Keras 2")
+@pytest.mark.parametrize("run_eagerly", [False, True])
+@pytest.mark.parametrize("build", [models.dense, regularized, two_outputs, own_step])
+def test_a_replica_without_rows_counts_as_nothing(strategy, one_device, build, run_eagerly):
+    """Its share of the mean is nothing. So each gradient is half of that on one device, as with half the loss there."""
+    name, outputs = "sparse_categorical_crossentropy", "ab" if build is two_outputs else ""
+    losses = {"loss": dict.fromkeys(outputs, name) if outputs else name}
+    metrics = {"metrics": {output: [name] for output in outputs} if outputs else [name]}
+    two, history = train_by_single_rows(strategy, build, run_eagerly=run_eagerly, **losses, **metrics)
+    half = dict.fromkeys(outputs, 0.5) if outputs else [0.5]
+    one, _ = train_by_single_rows(one_device, build, loss_weights=half, **losses, **metrics)
+    for mine, single in zip(two.get_weights(), one.get_weights()):
+        np.testing.assert_allclose(mine, single, rtol=1e-5, atol=1e-7)
+    assert all(np.isfinite(values).all() for values in history.history.values())
+    for kind in ("", "val_"):
+        of_outputs = [
+            history.history[f"{kind}{output}_{name}" if output else f"{kind}{name}"] for output in outputs or [""]
+        ]
+        more = np.subtract(history.history[f"{kind}loss"], np.sum(of_outputs, axis=0))
+        assert (more > 0.001).all() if build is regularized else more == pytest.approx(0, abs=1e-6)
+
+
+def test_fit_of_keras_3_trains_no_batch_with_fewer_rows_than_replicas(strategy):
+    if not compat.IS_KERAS_3:
+        assert_equal(
+            *(train_by_single_rows(strategy, models.dense, *how) for how in (["custom_fit"], ["fit", keras.Model]))
+        )
+        return
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must have the same size and shape"):
+        train_by_single_rows(strategy, models.dense, "fit", keras.Model)
+
+
+@pytest.mark.parametrize("build", [models.dense, mean_over_rows, own_step])
+def test_a_replica_without_rows_is_not_what_nonfinite_and_early_stopping_look_for(strategy, build):
+    patience = None if build is mean_over_rows else 1  # Keras 2 does not log a loss of the user's
+    model, history = train_by_single_rows(strategy, build, nonfinite="raise", early_stopping=patience)
+    assert history.epoch == [0, 1]
+    assert history.stop_reason is None
+    plain, _ = train_by_single_rows(strategy, build)
+    for mine, its in zip(model.get_weights(), plain.get_weights()):
+        np.testing.assert_array_equal(mine, its)
+
+
+def test_evaluation_by_single_rows(strategy, one_device):
+    one, two = (under(each, regularized) for each in (one_device, strategy))
+    expected = one.custom_evaluate(X[:3], Y[:3], batch_size=1, verbose=0)
+    assert two.custom_evaluate(X[:3], Y[:3], batch_size=1, verbose=0) == pytest.approx(expected, rel=1e-6)
+
+
 # ------------------------------------------------------------------------------- the pipeline, as on one device
 
 
