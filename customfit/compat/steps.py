@@ -56,19 +56,17 @@ def compute_loss(
     model: keras.Model, x: Tensors, y: Tensors, y_pred: Tensors, sample_weight: Tensors, training: bool
 ) -> tf.Tensor | None:
     """Calls `model.compute_loss`, with `training` if the method takes it: Keras's own does since 3.4."""
-    arguments = dict(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight)
-    options = {"training": training} if "training" in inspect.signature(model.compute_loss).parameters else {}
-
-    def compute() -> Any:
-        return model.compute_loss(**tf.nest.map_structure(with_unknown_rows, arguments), **options)
-
-    loss = tf.function(compute, autograph=False)() if _needs_graph(model, x) else compute()
+    arguments: dict[str, Any] = dict(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight)
+    if "training" in inspect.signature(model.compute_loss).parameters:
+        arguments["training"] = training
+    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    loss: Any = _loss_of_share(model, arguments) if several else model.compute_loss(**arguments)
     if loss is None and training:
         raise ValueError(
             "There must be a loss to minimise: pass `loss=` to `compile()`, call `add_loss()`, or override "
             "`compute_loss()`. Received: no loss."
         )
-    return _zero_without_rows(loss, x)
+    return loss
 
 
 def track_loss(model: keras.Model, loss: tf.Tensor | None, x: Tensors) -> None:
@@ -76,9 +74,9 @@ def track_loss(model: keras.Model, loss: tf.Tensor | None, x: Tensors) -> None:
     tracker = next((metric for metric in model.metrics if metric.name == "loss"), None) if IS_KERAS_3 else None
     if tracker is None:
         return
-    loss = _zero_without_rows(loss, x)
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    loss = _zero_without_rows(loss, x) if replicas > 1 else loss
     if KERAS_VERSION >= (3, 8):  # since 3.8, `compute_loss` divides by the number of replicas
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         loss = loss * replicas if replicas > 1 else loss
     if KERAS_VERSION < (3, 2):
         tracker.update_state(loss)
@@ -96,11 +94,17 @@ def with_unknown_rows(tensor: Tensors) -> Tensors:
     return tf.compat.v1.placeholder_with_default(tensor, [None, *tensor.shape[1:]])
 
 
-def _needs_graph(model: keras.Model, x: Tensors) -> bool:
-    """Whether Keras 3's loss must not run eagerly, because an eager tensor cannot hide that it has no rows."""
-    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
-    is_keras_s = IS_KERAS_3 and type(model).compute_loss is keras.Model.compute_loss
-    return several and is_keras_s and tf.executing_eagerly() and not bool(_has_rows(x))
+def _loss_of_share(model: keras.Model, arguments: dict[str, Any]) -> tf.Tensor | None:
+    """Returns the loss of a replica's share of a batch, which may have no rows."""
+
+    def compute() -> Any:
+        return model.compute_loss(**tf.nest.map_structure(with_unknown_rows, arguments))
+
+    x = arguments["x"]
+    is_keras_3_s = IS_KERAS_3 and type(model).compute_loss is keras.Model.compute_loss
+    if is_keras_3_s and tf.executing_eagerly() and not bool(_has_rows(x)):
+        compute = tf.function(compute, autograph=False)  # outside of a graph, each tensor knows how many rows it has
+    return _zero_without_rows(compute(), x)
 
 
 def _zero_without_rows(loss: tf.Tensor | None, x: Tensors) -> tf.Tensor | None:
@@ -108,8 +112,8 @@ def _zero_without_rows(loss: tf.Tensor | None, x: Tensors) -> tf.Tensor | None:
 
     Its gradients are those of the loss: on that replica too, its part of a regularizer has some.
     """
-    if loss is None or tf.distribute.get_strategy().num_replicas_in_sync == 1:
-        return loss
+    if loss is None:
+        return None
     loss = tf.convert_to_tensor(loss)
     if loss.shape.num_elements() == 0:
         return tf.reduce_sum(loss)  # not reduced by Keras 3, in a step of the user's that runs eagerly
