@@ -9,6 +9,7 @@ from customfit.callbacks.gradient_events import GradientEvents
 from customfit.callbacks.gradient_health import GradientHealth
 from customfit.callbacks.log_every import LogEvery
 from customfit.callbacks.monitoring import score_of
+from customfit.callbacks.printing import print_line
 from customfit.callbacks.throughput import Throughput
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "LogEvery",
     "Throughput",
     "make_early_stopping",
+    "print_line",
     "score_of",
     "unknown_monitor",
 ]

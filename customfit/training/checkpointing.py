@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from customfit.callbacks import score_of
+from customfit.callbacks import print_line, score_of
 from customfit.checkpoint import Checkpointer, Checkpoints, TrainingState, fingerprint, learning_rates
 from customfit.compat import keras
 from customfit.data import Block, Source, check_resumable
@@ -29,6 +29,7 @@ class SessionCheckpoints:
         early_stopping: The early stopping, or `None`.
         checkpoints: The options, or `None`: then nothing is saved.
         identity: Options that a checkpoint must agree with, by name.
+        verbose: 0 to say nothing.
 
     Raises:
         ValueError: If there is a callback that would do the same, and undo it.
@@ -44,6 +45,7 @@ class SessionCheckpoints:
         early_stopping: keras.callbacks.Callback | None,
         checkpoints: Checkpoints | None,
         identity: Mapping[str, Any] | None,
+        verbose: int | str,
     ):
         self.options = checkpoints
         self._checkpointer = None if checkpoints is None else Checkpointer(checkpoints, on_moment=self._tell_observers)
@@ -62,6 +64,7 @@ class SessionCheckpoints:
         self._validation = validation
         self._early_stopping = early_stopping
         self._identity = identity or {}
+        self._verbose = verbose
         self._state: TrainingState | None = None
 
     def open(self) -> None:
@@ -85,6 +88,25 @@ class SessionCheckpoints:
             self._model, self._callbacks, self._progress, self._stop, data, self._validation.data
         )
         return self._checkpointer.resume(self._state, self._fingerprint(data))
+
+    def announce(self, epochs: int, limit: str | None) -> None:
+        """Says in one line where the run resumes, or that nothing is left of it, unless `verbose=0`.
+
+        Args:
+            epochs: The epoch at which training ends.
+            limit: The limit that the run has reached already, in words, or `None`.
+        """
+        if self.options is None or self._verbose == 0:
+            return
+        directory, epoch, step = self.options.directory, self._progress.epoch, self._progress.step
+        place = f"epoch {epoch + 1} of {epochs}{f', after step {step}' if step else ''}"
+        if limit or self._stop.is_final or epoch >= epochs:
+            place = place if step else f"the end of epoch {epoch} of {max(epoch, epochs)}"
+            reason = limit or self._stop.reason
+            line = f"Nothing left to train: the run in {directory} is at {place}{f' ({reason})' if reason else ''}."
+        else:
+            line = f"Resuming from {directory}: {place}."
+        print_line(line, print, after_bar=False)
 
     def restore_again(self) -> None:
         """Restores what the begin of an epoch has changed that had begun before the run was cut off."""

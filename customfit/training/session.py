@@ -7,8 +7,7 @@ Who owns what:
 - `Limits` and `SignalHandlers` watch steps, time and signals; the session reports to `Stop` what they find.
 - `Validation` knows when and on what to validate, `SessionCheckpoints` when and what to save.
 - `BatchHooks` calls the callbacks' batch hooks, and decides when logs become numbers.
-- The model owns its compiled steps and its gradient pipeline: they outlive a run.
-- The `Source` owns the position in the data.
+- The model owns its compiled steps and its gradient pipeline, which outlive a run. The `Source` owns its position.
 """
 
 from __future__ import annotations
@@ -51,8 +50,7 @@ class TrainingSession:
 
     Args:
         model: A compiled `CustomTrainModel`.
-        epochs: The epoch at which training ends. Defaults to 1.
-        initial_epoch: The epoch at which it starts. Defaults to 0.
+        epochs, initial_epoch: The epochs at which training ends, and starts. They default to 1 and 0.
         steps_per_epoch: Steps in an epoch, for the progress bar. Defaults to `None`: not known.
         workers: Options of `keras.utils.Sequence` data, as `fit` of Keras 2 takes them.
         callbacks, verbose, validation_data, validation_freq, validation_steps, validation_batch_size, early_stopping,
@@ -147,7 +145,7 @@ class TrainingSession:
         self.validation = Validation(model, self.callbacks, sources, sets, validation_freq, self.progress, clock)
         run = self.progress, self._stop
         self._checkpoints = SessionCheckpoints(
-            model, self.callbacks.callbacks, *run, self.validation, self._early_stopping, checkpoints, identity
+            model, self.callbacks.callbacks, *run, self.validation, self._early_stopping, checkpoints, identity, verbose
         )
         self._pauses = Pauses(*run, self._limits, self._signals, self.validation, self._checkpoints, self._hooks)
         self._trainable_state = compat.compiled_trainable_state(model)
@@ -223,7 +221,9 @@ class TrainingSession:
         within_epoch = False
         if self._checkpoints.resume(data):
             within_epoch = self.progress.step > 0
-            self._stop.reach_limit(None if within_epoch else self._limits.reached(self.total_steps))
+            limit = self._limits.reached(self.total_steps)
+            self._checkpoints.announce(self._epochs, limit)
+            self._stop.reach_limit(None if within_epoch else limit)
             if self.should_stop and not within_epoch:
                 return  # the run was over
         else:

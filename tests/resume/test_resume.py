@@ -559,6 +559,57 @@ def test_lines_count_on(tmp_path, capsys):
     assert lines == ["Epoch 1, step 4", "Epoch 2, step 8", "Epoch 3, step 12"]
 
 
+@pytest.mark.parametrize("verbose", [1, 2, 0])
+def test_a_run_that_resumes_or_is_over_says_so_in_one_line(verbose, tmp_path, capsys):
+    calls = [
+        ({"max_steps": 7}, []),
+        ({"max_steps": 9}, ["Resuming from DIR: epoch 2 of 3, after step 2."]),
+        (
+            {"max_steps": 9},
+            ["Nothing left to train: the run in DIR is at epoch 2 of 3, after step 4 (reached max_steps=9)."],
+        ),
+        ({"epochs": 2}, ["Resuming from DIR: epoch 2 of 2, after step 4."]),
+        ({"epochs": 3}, ["Resuming from DIR: epoch 3 of 3."]),
+        ({"epochs": 3}, ["Nothing left to train: the run in DIR is at the end of epoch 3 of 3."]),
+        ({"epochs": 3, "resume": False}, []),
+    ]
+    for arguments, expected in calls:
+        train(models.dense, {**ROWS, "verbose": verbose, **arguments}, tmp_path)
+        lines = [line.replace(str(tmp_path), "DIR") for line in capsys.readouterr().out.splitlines()]
+        assert [line for line in lines if "DIR" in line] == (expected if verbose else [])
+        if verbose and expected:
+            assert lines[0] == expected[0]  # before the line of the first epoch
+            assert not lines[1:] or lines[1].startswith("Epoch ")
+
+
+def test_a_run_that_early_stopping_has_ended_says_why(tmp_path, capsys):
+    given = {**ROWS, "early_stopping": EarlyStopping("loss", patience=1, min_delta=9), "verbose": 2}
+    train(models.dense, given, tmp_path)
+    capsys.readouterr()
+    train(models.dense, given, tmp_path)
+    end = f"Nothing left to train: the run in {tmp_path} is at the end of epoch 2 of 3 ("
+    assert capsys.readouterr().out.startswith(end)
+
+
+def test_an_own_loop_says_where_it_resumes(tmp_path, capsys):
+    def loop(**options):
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(SEED)
+        model = models.dense(CustomTrainModel)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        with TrainingSession(model, epochs=3, verbose=2, checkpoint=tmp_path, **options) as session:
+            for _epoch in session.epochs():
+                for begin in range(16 * session.step, 64, 16):
+                    session.train_on((X[begin : begin + 16], Y[begin : begin + 16]))
+                    if session.should_stop:
+                        break
+        return capsys.readouterr().out.splitlines()
+
+    assert loop(max_steps=6)[0] == "Epoch 1/3"
+    assert loop()[:2] == [f"Resuming from {tmp_path}: epoch 2 of 3, after step 2.", "Epoch 2/3"]
+    assert loop() == [f"Nothing left to train: the run in {tmp_path} is at the end of epoch 3 of 3."]
+
+
 # ----------------------------------------------------------------------------------------------- beginnings, ends
 
 
