@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
 
 from customfit import CustomTrainModel, compat
 from customfit.compat import keras, tf
+from customfit.compat.updates import built_for
 from tests.parity import models
 
 X, Y = models.rows()
@@ -60,6 +62,15 @@ def data_handler():
 
 def is_module(name):
     return importlib.util.find_spec(name) is not None
+
+
+WEIGHT = keras.Variable(1.0) if compat.IS_KERAS_3 else tf.Variable(1.0)
+
+
+def built_optimizer():
+    optimizer = keras.optimizers.SGD()
+    optimizer.build([WEIGHT])
+    return optimizer
 
 
 ALWAYS = True
@@ -174,6 +185,8 @@ PRIVATE_NAMES = {
     # Attributes of data handlers and of TensorFlow's context.
     "_dataset": (KERAS_2, lambda: isinstance(data_handler()._dataset, tf.data.Dataset)),
     "_adapter": (KERAS_2, lambda: data_handler()._adapter.should_recreate_iterator() is False),
+    "_handle_data": (ALWAYS, lambda: compat.variable_spec(tf.Variable([1, 2]).handle) == tf.TensorSpec([2], tf.int32)),
+    "_trainable_variables": (KERAS_3, lambda: built_for(built_optimizer()) == [WEIGHT]),
     "_rng": (ALWAYS, lambda: tf.random.set_seed(1) or compat.eager_random_state() is not None),
 }
 
@@ -498,3 +511,72 @@ def test_fit_tells_evaluate_to_use_the_data_that_it_was_given():
     model.compile("sgd", "sparse_categorical_crossentropy")
     model.fit(X, Y, verbose=0, validation_data=(X, Y))
     assert compat.AS_FIT_EVALUATES.items() <= told.items()
+
+
+# ---------------------------------------------------------------------------------- what a graph captures, and updates
+
+
+def test_a_graph_tells_the_variables_that_it_captures():
+    read, written, table = tf.Variable(1.0, name="read"), tf.Variable([1, 2]), tf.lookup.experimental.DenseHashTable
+
+    @tf.function
+    def step(x):
+        written.assign(written * 2)
+        return x + read
+
+    function = step.get_concrete_function(tf.constant(1.0))
+    handles = {id(handle): compat.variable_spec(handle) for handle, _ in compat.captured_handles(function)}
+    assert handles[id(read.handle)] == tf.TensorSpec([], tf.float32)
+    assert handles[id(written.handle)] == tf.TensorSpec([2], tf.int32)
+    assert compat.variable_names(function)[id(read.handle)] == "read"
+    keys = table(tf.int64, tf.int64, -1, empty_key=-1, deleted_key=-2)
+    assert compat.variable_spec(keys.resource_handle) is None
+
+
+class Noted:
+    """Notes the updates that a step makes, and makes none."""
+
+    def __init__(self):
+        self.seen = []
+
+    def update(self, optimizer, gradients, variables, summed):
+        self.seen.append((optimizer, gradients, variables, summed))
+
+    def scale(self, optimizer, loss):
+        self.seen.append((optimizer, loss))
+
+
+class Wrapping(keras.optimizers.SGD):
+    """One of the user's, which does something of its own and calls that of Keras."""
+
+    def apply_gradients(self, grads_and_vars, **kwargs):
+        return super().apply_gradients([(2 * gradient, variable) for gradient, variable in grads_and_vars], **kwargs)
+
+
+@pytest.mark.parametrize("make", [keras.optimizers.SGD, keras.optimizers.Adam, Wrapping])
+def test_an_update_is_handled_once_and_only_within_the_context(make):
+    optimizer, weight, handler = make(1.0), tf.Variable(1.0), Noted()
+    optimizer.build([weight])
+    methods = {cls: dict(vars(cls)) for cls in type(optimizer).__mro__}
+    with compat.handled_updates(handler):
+        optimizer.apply_gradients([(tf.constant(3.0), weight)])
+        with compat.unhandled_updates():
+            optimizer.apply_gradients([(tf.constant(0.0), weight)])
+    (seen,) = handler.seen
+    assert (seen[0], float(seen[1][0]), seen[2], seen[3]) == (optimizer, 3.0, [weight], False)
+    assert float(weight) == 1.0
+    assert {cls: dict(vars(cls)) for cls in type(optimizer).__mro__} == methods
+    optimizer.apply_gradients([(tf.constant(3.0), weight)])
+    assert float(weight) != 1.0
+    assert len(handler.seen) == 1
+
+
+def test_updates_of_other_threads_are_not_handled():
+    optimizer, weight, handler = keras.optimizers.SGD(1.0), tf.Variable(1.0), Noted()
+    optimizer.build([weight])
+    with compat.handled_updates(handler):
+        thread = threading.Thread(target=optimizer.apply_gradients, args=([(tf.constant(3.0), weight)],))
+        thread.start()
+        thread.join()
+    assert not handler.seen
+    assert float(weight) == -2.0
