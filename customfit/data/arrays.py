@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable
 
 from customfit import compat
 from customfit.arguments import as_count
-from customfit.compat import keras, tf
+from customfit.compat import tf
 from customfit.data.conversion import as_rows
 from customfit.data.placement import nbytes, place_rows
-from customfit.data.rows import are_rows, count_rows
+from customfit.data.rows import are_rows, count_rows, pack
 from customfit.data.source import BatchSpec, Block, warn_of_short_epoch
 from customfit.data.weights import match_outputs
 
@@ -72,7 +73,7 @@ class ArraySource:
         self._pass_steps = math.ceil(self.rows / self.batch_size)
         self._epoch_steps: int = steps_per_epoch or self._pass_steps
         self.steps: int | None = self._epoch_steps
-        batch = keras.utils.pack_x_y_sample_weight(x, y, match_outputs(y, sample_weight, None))
+        batch = pack(x, y, match_outputs(y, sample_weight, None))
         self._data = place_rows(batch, self.batch_size, resident_share)
         self.nbytes = nbytes(batch)
         self._shuffle = shuffle
@@ -182,4 +183,4 @@ def _orders(rows: int, batch_size: int, shuffle: bool | str) -> Iterator[tf.Tens
         return iter(batches.unbatch().batch(rows))
     if shuffle:
         return iter(tf.data.Dataset.range(1).repeat().map(lambda _: tf.random.shuffle(tf.range(rows, dtype=dtype))))
-    return iter(tf.data.Dataset.from_tensors(tf.range(rows, dtype=dtype)).repeat())
+    return itertools.repeat(tf.range(rows, dtype=dtype))

@@ -12,6 +12,7 @@ import numpy as np
 from customfit import compat
 from customfit.compat import keras, tf
 from customfit.data.conversion import as_rows
+from customfit.data.source import Batch
 from customfit.data.stored import StoredRows
 
 
@@ -66,6 +67,20 @@ def count_rows(structures: Mapping[str, Any]) -> int:
     if rows == 0:
         raise ValueError(f"Arrays must have at least one row. Received: {received}")
     return rows
+
+
+def pack(x: Any, y: Any = None, sample_weight: Any = None) -> Batch:
+    """Returns inputs, targets and weights as a batch, as the data adapters of Keras do: lists are tuples in it."""
+    x, y, sample_weight = map(_lists_as_tuples, (x, y, sample_weight))
+    return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+
+
+def _lists_as_tuples(structure: Any) -> Any:
+    if isinstance(structure, dict):
+        return {name: _lists_as_tuples(part) for name, part in structure.items()}
+    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
+        return type(structure)(*map(_lists_as_tuples, structure))
+    return tuple(map(_lists_as_tuples, structure)) if isinstance(structure, (list, tuple)) else structure
 
 
 def split_rows(arrays: Sequence[Any], validation_split: float) -> tuple[Any, Any]:
