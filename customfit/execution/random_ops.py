@@ -8,6 +8,7 @@ stateless counterpart, which draws the same numbers to the bit, with its state i
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,11 +31,15 @@ State = Union[np.ndarray, tf.Tensor, Sequence[int]]  # two seeds and the counter
 class ResumableRandomOps:
     """The states of the random ops in a model's steps.
 
+    Args:
+        warns: Whether to warn of ops whose state cannot be kept.
+
     Attributes:
         states: By name, variables that hold two seeds and the counter of each op.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, warns: bool = True) -> None:
+        self._warns = warns
         self.states: dict[str, tf.Variable] = {}
         self._restored: dict[str, State] = {}
 
@@ -74,12 +79,8 @@ class ResumableRandomOps:
             if tf.executing_eagerly() or not (in_thread or on_replica):
                 return op(*args, **kwargs)
             if on_replica or op_name in compat.UNRESUMABLE_RANDOM_OPS:
-                drawn_by = compat.UNRESUMABLE_RANDOM_OPS.get(op_name, "tf.random")
-                warnings.warn(
-                    f"`{name}` uses `{drawn_by}`{' on several replicas' if on_replica else ''}, whose state cannot be "
-                    "saved: a resumed run draws other numbers. Use a `tf.random.Generator` or `tf.random.stateless_*`.",
-                    stacklevel=2,
-                )
+                if self._warns:
+                    _warn(name, op_name, on_replica)
                 return op(*args, **kwargs)
             count += 1
             return self._draw(f"{name}({signature})/{count}", op_name, *args, **kwargs)
@@ -109,6 +110,9 @@ class ResumableRandomOps:
         return numbers
 
     def _state(self, name: str, seed: int, seed2: int) -> tf.Variable:
+        if not (seed or seed2):  # with which the op draws its seeds anew in each process
+            seed, seed2 = secrets.randbits(63), secrets.randbits(63)
+
         def create() -> None:
             initial = self._restored.get(name, [seed, seed2, 0])
             self.states[name] = tf.Variable(initial, dtype=tf.int64, trainable=False)
@@ -123,3 +127,12 @@ class ResumableRandomOps:
             if int(self.states[name][2]) == 0:  # traced again before it has drawn anything
                 self.states[name].assign([seed, seed2, 0])
         return self.states[name]
+
+
+def _warn(name: StepName, op_name: str, on_replica: bool) -> None:
+    drawn_by = compat.UNRESUMABLE_RANDOM_OPS.get(op_name, "tf.random")
+    warnings.warn(
+        f"`{name}` uses `{drawn_by}`{' on several replicas' if on_replica else ''}, whose state cannot be "
+        "saved: a resumed run draws other numbers. Use a `tf.random.Generator` or `tf.random.stateless_*`.",
+        stacklevel=3,
+    )
