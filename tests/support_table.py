@@ -34,7 +34,7 @@ def table():
     return "\n".join(lines) + "\n"
 
 
-ORDER = ["Data", "Validation", "Models", "Callbacks", "compile()", "Distribution", "Saving", "Resume"]
+ORDER = ["Data", "Validation", "Models", "Callbacks", "compile()", "Prediction", "Distribution", "Saving", "Resume"]
 
 
 def main():

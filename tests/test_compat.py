@@ -136,6 +136,7 @@ PRIVATE_NAMES = {
     "_steps_per_execution": (KERAS_2, lambda: int(dense()._steps_per_execution) == 1),
     "_train_counter": (KERAS_2, lambda: int(dense()._train_counter) == 0),
     "_test_counter": (KERAS_2, lambda: int(dense()._test_counter) == 0),
+    "_predict_counter": (KERAS_2, lambda: int(dense()._predict_counter) == 0),
     "_maybe_load_initial_counters_from_ckpt": (
         KERAS_2,
         lambda: dense()._maybe_load_initial_counters_from_ckpt(None, 5)[0] == 5,
@@ -154,11 +155,12 @@ PRIVATE_NAMES = {
     ),
     "_implements_train_batch_hooks": (
         KERAS_2,
-        lambda: keras.callbacks.Callback()._implements_train_batch_hooks() is False,
-    ),
-    "_implements_test_batch_hooks": (
-        KERAS_2,
-        lambda: keras.callbacks.Callback()._implements_test_batch_hooks() is False,
+        lambda: (
+            not any(
+                getattr(keras.callbacks.Callback(), f"_implements_{phase}_batch_hooks")()
+                for phase in ("train", "test", "predict")
+            )
+        ),
     ),
     "_should_trace": (KERAS_3, lambda: tensorboard()._should_trace is False),
     "_global_train_batch": (ALWAYS, lambda: tensorboard()._global_train_batch == 0),

@@ -15,15 +15,16 @@ PACKAGE = ROOT / "customfit"
 # may import from those that come after it.
 ROOMS = {
     "__init__": "",
-    "models": "model mixin fitting overrides opening compiling steps",
+    "models": "model mixin predicting fitting overrides opening compiling steps",
     "testing": "parity resume",
-    "training": "loop session pauses plan checkpointing dry_run validation evaluation hooks checks limits signals stop "
-    "progress observers",
+    "training": "loop session pauses plan checkpointing dry_run validation evaluation prediction hooks checks limits "
+    "signals stop progress observers",
     "debug clipping": "",
     "gradients": "pipeline update nonfinite undo step_updates step_dump metrics accumulation optimizers clipping "
     "layers",
     "checkpoint": "checkpointer checkpoints fingerprint training_state variables random_state store lock",
-    "execution": "compiled_step xla graph random_ops pace sharding captures snapshot replicas trainable",
+    "execution": "compiled_step prediction outputs xla graph random_ops pace sharding captures snapshot replicas "
+    "trainable",
     "callbacks": "gradient_events gradient_health throughput log_every early_stopping printing monitoring",
     "data": "make first datasets iterators lengths iterables arrays placement rows conversion stored weights source",
     "_show_versions": "",
@@ -36,7 +37,7 @@ ROOMS = {
 }
 FLOORS = {room: floor for floor, rooms in enumerate(reversed(ROOMS)) for room in rooms.split()}
 MODULES_OF = {room: modules.split() for rooms, modules in ROOMS.items() for room in rooms.split()}
-ALLOWED = ("_compiled_steps", "_replace", "_fields")  # ours, and those of every NamedTuple
+ALLOWED = ("_compiled_steps", "_compiled_prediction", "_replace", "_fields")  # ours, and those of every NamedTuple
 
 
 def modules():

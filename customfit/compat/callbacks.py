@@ -27,11 +27,10 @@ def has_idle_batch_hooks(callback: keras.callbacks.Callback, phase: str) -> bool
 
     Args:
         callback: The callback.
-        phase: "train" or "test".
+        phase: "train", "test" or "predict".
     """
     if hasattr(keras.callbacks.Callback, "_implements_train_batch_hooks"):  # Keras 2 can be asked
-        train, test = callback._implements_train_batch_hooks, callback._implements_test_batch_hooks
-        return not (train if phase == "train" else test)()
+        return not getattr(callback, f"_implements_{phase}_batch_hooks")()
     hooks = [getattr(type(callback), f"on_{phase}_batch_{when}") for when in ("begin", "end")]
     if not all(hook.__module__.startswith("keras.src.callbacks.") for hook in hooks):
         return False
@@ -45,7 +44,7 @@ def calls_batch_hooks(callbacks: keras.callbacks.CallbackList, phase: str) -> bo
 
     Args:
         callbacks: The list.
-        phase: "train" or "test".
+        phase: "train", "test" or "predict".
     """
     return getattr(callbacks, f"_should_call_{phase}_batch_hooks", True)
 

@@ -139,6 +139,30 @@ def step_counters(model: keras.Model) -> list[tf.Variable]:
     return [counter for counter in counters if isinstance(counter, tf.Variable)]
 
 
+def start_prediction(model: keras.Model) -> None:
+    """Resets the model's counter of prediction steps, where it has one, and `model.stop_predicting`."""
+    if IS_KERAS_3:
+        model.stop_predicting = False
+    else:
+        model._predict_counter.assign(0)
+
+
+def stops_predicting(model: keras.Model) -> bool:
+    """Whether a callback has ended the prediction by `model.stop_predicting`, which Keras 3 heeds."""
+    return IS_KERAS_3 and bool(model.stop_predicting)
+
+
+def count_prediction_step(model: keras.Model) -> None:
+    """Adds a step to the model's counter of prediction steps, where it has one. Keras 2's progress bar reads it."""
+    if not IS_KERAS_3:
+        model._predict_counter.assign_add(1)
+
+
+def scalar_output(value: Any) -> Any:
+    """Returns a scalar of a NumPy array as `predict` of this generation does. In Keras 2 it is a Python number."""
+    return value if IS_KERAS_3 or not isinstance(value, np.generic) else value.item()
+
+
 def evaluation_result(model: keras.Model, logs: dict[str, Any], return_dict: bool) -> Any:
     """Returns the logs of an evaluation as `evaluate` does: in a dict, in a list, or the only value as it is."""
     if return_dict:

@@ -8,6 +8,7 @@ from customfit.data.arrays import ArraySource
 from customfit.data.datasets import DatasetSource
 from customfit.data.first import FirstBatches, read_first
 from customfit.data.make import (
+    as_single_batch,
     default_batch_size,
     make_evaluation_source,
     make_source,
@@ -42,6 +43,7 @@ __all__ = [
     "ResumableSource",
     "SingleBatch",
     "Source",
+    "as_single_batch",
     "check_resumable",
     "count_batch_rows",
     "default_batch_size",

@@ -7,17 +7,19 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from customfit import compat
 from customfit.arguments import as_count
 from customfit.compat import keras, tf
-from customfit.data.arrays import ArraySource
+from customfit.data.arrays import DEFAULT_BATCH_SIZE, ArraySource
 from customfit.data.conversion import as_rows
 from customfit.data.datasets import DatasetSource
 from customfit.data.first import FirstBatches
 from customfit.data.iterables import as_generator, is_iterator, iterable_data
 from customfit.data.lengths import check_dataset, is_dataset
-from customfit.data.rows import are_rows, count_rows
-from customfit.data.source import Source, is_source
+from customfit.data.rows import are_rows, count_rows, map_leaves, pack, to_tensor
+from customfit.data.source import Batch, Source, is_source
 from customfit.data.weights import check_class_weight, match_outputs, weigh_classes
 
 
@@ -150,6 +152,27 @@ def make_evaluation_source(
         **options: `batch_size`, the model and workers, as for `make_source`.
     """
     return make_source(x, y, sample_weight, steps_per_epoch=steps, names=EVALUATE, **options)
+
+
+def as_single_batch(x: Any, batch_size: int | None) -> Batch | None:
+    """Returns inputs as one batch of tensors, without a `Source`, if they are dense arrays of few rows.
+
+    Args:
+        x: Inputs, batches or a `Source`, as for `make_source`.
+        batch_size: The most rows that are one batch. Defaults to 32.
+
+    Returns:
+        The batch, or `None` if `x` is anything else. Then `make_source` takes it, or says what is wrong with it.
+    """
+    most = DEFAULT_BATCH_SIZE if batch_size is None else as_count("batch_size", batch_size)
+    x = as_rows(x)
+    leaves = tf.nest.flatten(x) if tf.nest.is_nested(x) else [x]
+    if not all(isinstance(leaf, (np.ndarray, tf.Tensor)) and are_rows(leaf) for leaf in leaves):
+        return None
+    counts = {leaf.shape[0] if len(leaf.shape) else 0 for leaf in leaves}
+    if len(counts) != 1 or not 0 < counts.pop() <= most:
+        return None
+    return map_leaves(to_tensor, pack(x))
 
 
 def validation_arguments(

@@ -11,27 +11,35 @@ Design notes stand beside the code: BLOCKS.md, REPLICAS.md, RANDOMNESS.md.
 from customfit.execution import replicas
 from customfit.execution.captures import CapturedVariable, Captures, captures_of, check_resources, handles_of
 from customfit.execution.compiled_step import CompiledStep, CompiledSteps, compiled_steps
-from customfit.execution.pace import Pace
+from customfit.execution.outputs import BlockOutputs, Piece, join
+from customfit.execution.pace import FixedPace, Pace
+from customfit.execution.prediction import CompiledPrediction, compiled_prediction
 from customfit.execution.sharding import has_workers
 from customfit.execution.snapshot import VariableSnapshot, mutable_tables, read_tables, write_tables
 from customfit.execution.trainable import Logs, StepName, TrainableModel, is_trainable
 
 __all__ = [
+    "BlockOutputs",
     "CapturedVariable",
     "Captures",
+    "CompiledPrediction",
     "CompiledStep",
     "CompiledSteps",
+    "FixedPace",
     "Logs",
     "Pace",
+    "Piece",
     "StepName",
     "TrainableModel",
     "VariableSnapshot",
     "captures_of",
     "check_resources",
+    "compiled_prediction",
     "compiled_steps",
     "handles_of",
     "has_workers",
     "is_trainable",
+    "join",
     "mutable_tables",
     "read_tables",
     "replicas",

@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, Protocol
 
 from customfit.compat import tf
 from customfit.data import Batch, BatchSpec, Block, Feed, Fetch, get_batch, inputs_left_out_as_none, map_leaves
 from customfit.execution.trainable import Logs
 
-# What a loop hands from step to step: the tensors of the logs, or `()` if they are computed after the last step.
+# What a loop hands from step to step: the tensors of the logs, or `()` if they are computed after the last step; of
+# predictions, the outputs so far.
 Carried = Any
 
 
+class LoopBody(Protocol):
+    """A step as the body of a loop in a graph."""
+
+    def initial(self, batch: Callable[[], Batch | BatchSpec]) -> tuple[Carried, Any]:
+        """Returns what the loop carries into its first step, and the shape invariants of it.
+
+        Args:
+            batch: Returns a batch or its spec.
+        """
+
+    def __call__(self, batch: Batch, index: tf.Tensor, carried: Carried) -> Carried:
+        """Runs the step, and returns what the loop carries to the next one.
+
+        Args:
+            batch: A batch.
+            index: How many steps of the block come before.
+            carried: What the loop carries into this step.
+        """
+
+    def finish(self, carried: Carried) -> Any:
+        """Returns the result of the block.
+
+        Args:
+            carried: What its last step returned.
+        """
+
+
 class LoopStep:
-    """A step as the body of a loop in a graph.
+    """A step of training or evaluation as the body of a loop: the loop returns the logs of the last step.
 
     Args:
         step: A graph function from a batch to a dict of logs.
@@ -26,15 +54,8 @@ class LoopStep:
         self._results = results
         self._structure: Logs = {}  # of the logs of the step that is being traced
 
-    def __call__(self, batch: Batch) -> Carried:
-        """Runs the step.
-
-        Args:
-            batch: A batch.
-
-        Returns:
-            What the loop carries to the next step.
-        """
+    def __call__(self, batch: Batch, index: tf.Tensor, carried: Carried) -> Carried:
+        """Runs the step: see `LoopBody`."""
         logs = self._step(batch)
         return _tensors(logs) if self._results is None else ()
 
@@ -48,18 +69,18 @@ class LoopStep:
         return logs if self._results is None else self._results()
 
     def initial(self, batch: Callable[[], Batch | BatchSpec]) -> tuple[Carried, Any]:
-        """Returns what the loop carries into its first step, and the shape invariants of it.
+        """Returns what the loop carries into its first step: see `LoopBody`.
 
         Args:
             batch: Returns a batch or its spec; not called if the loop carries nothing.
         """
         if self._results is not None:
             return (), ()
-        self._structure = self._step.get_concrete_function(map_leaves(_spec, batch())).structured_outputs
+        self._structure = self._step.get_concrete_function(map_leaves(as_spec, batch())).structured_outputs
         tensors = _tensors(self._structure)
         return [_zeros(tensor) for tensor in tensors], [tensor.shape for tensor in tensors]
 
-    def logs(self, carried: Carried) -> Logs:
+    def finish(self, carried: Carried) -> Logs:
         """Returns the logs of the block.
 
         Args:
@@ -80,11 +101,11 @@ class GraphBlocks:
         step: The step to loop over.
     """
 
-    def __init__(self, step: LoopStep):
+    def __init__(self, step: LoopBody):
         self._step = step
         self._functions: dict[tuple[str, Fetch], Callable] = {}
 
-    def run(self, block: Block) -> Logs | None:
+    def run(self, block: Block) -> Any:
         """Runs the steps of a block: see `BlockRunner`."""
         if not block.may_end:
             block.done = block.count
@@ -93,33 +114,34 @@ class GraphBlocks:
         batch = block.get_next_as_optional()
         if not batch.has_value():
             return None
-        done, logs = self._function(self._steps_until_the_end, block.fetch)(block.feed, batch, tf.constant(block.count))
+        run = self._function(self._steps_until_the_end, block.fetch)
+        done, result = run(block.feed, batch, tf.constant(block.count))
         block.done = int(done)
-        return logs
+        return result
 
-    def _steps(self, fetch: Fetch, feed: Feed, first: tf.Tensor, end: tf.Tensor) -> Logs:
+    def _steps(self, fetch: Fetch, feed: Feed, first: tf.Tensor, end: tf.Tensor) -> Any:
         carried, shapes = self._step.initial(
             lambda: tf.function(fetch).get_concrete_function(feed, first).structured_outputs
         )
         # A loop also around a single step: the step must be in the graph once only.
         _, carried = tf.while_loop(
             lambda index, _: index < end,
-            lambda index, _: (index + 1, self._step(fetch(feed, index))),
+            lambda index, carried: (index + 1, self._step(fetch(feed, index), index - first, carried)),
             (first, carried),
             shape_invariants=(first.shape, shapes),
             parallel_iterations=1,
         )
-        return self._step.logs(carried)
+        return self._step.finish(carried)
 
     def _steps_until_the_end(
         self, fetch: Fetch, feed: Feed, batch: tf.experimental.Optional, count: tf.Tensor
-    ) -> tuple[tf.Tensor, Logs]:
+    ) -> tuple[tf.Tensor, Any]:
         """Fetches each batch before its step: a step without one would still move `iterations` and random seeds."""
         nothing = tf.experimental.Optional.empty(batch.element_spec)
         carried, shapes = self._step.initial(lambda: inputs_left_out_as_none(batch.element_spec))
 
-        def one_step(done: tf.Tensor, batch: tf.experimental.Optional, _: Carried) -> tuple:
-            carried = self._step(get_batch(batch))
+        def one_step(done: tf.Tensor, batch: tf.experimental.Optional, carried: Carried) -> tuple:
+            carried = self._step(get_batch(batch), done, carried)
             done += 1
             return done, tf.cond(done < count, lambda: fetch.get_next_as_optional(feed), lambda: nothing), carried
 
@@ -130,7 +152,7 @@ class GraphBlocks:
             shape_invariants=(tf.TensorShape([]), tf.type_spec_from_value(batch), shapes),
             parallel_iterations=1,
         )
-        return done, self._step.logs(carried)
+        return done, self._step.finish(carried)
 
     def _function(self, steps: Callable, fetch: Fetch) -> Callable:
         key = steps.__name__, fetch
@@ -153,5 +175,6 @@ def _zeros(log: tf.Tensor) -> tf.Tensor:
     return tf.zeros([size or 0 for size in log.shape] if log.shape.rank is not None else [], log.dtype)
 
 
-def _spec(leaf: tf.Tensor | tf.TypeSpec) -> tf.TypeSpec:
+def as_spec(leaf: tf.Tensor | tf.TypeSpec) -> tf.TypeSpec:
+    """Returns the spec of a tensor, and a spec as it is."""
     return leaf if isinstance(leaf, tf.TypeSpec) else tf.type_spec_from_value(leaf)

@@ -15,25 +15,55 @@ from customfit.data import Batch, BatchSpec, count_batch_rows, map_leaves
 Result = TypeVar("Result")
 
 
-def run_step(strategy: tf.distribute.Strategy, step: Callable[[Batch], Result], batch: Batch) -> Result:
+def reduced(strategy: tf.distribute.Strategy, log: Any) -> Any:
+    """Returns a log reduced over the replicas as `fit` does.
+
+    Args:
+        strategy: The strategy.
+        log: The log of each replica.
+    """
+    return strategy.reduce(compat.log_reduction(), log, None) if _is_distributed(log) else log
+
+
+def concatenated(strategy: tf.distribute.Strategy, output: Any) -> Any:
+    """Returns the rows of an output of all replicas, in their order, as `predict` does.
+
+    Args:
+        strategy: The strategy.
+        output: The output of each replica.
+    """
+    if has_workers(strategy):
+        return strategy.gather(output, axis=0)
+    if not _is_distributed(output):
+        return output
+    parts = strategy.experimental_local_results(output)
+    return tf.stack(parts) if parts[0].shape.rank == 0 else tf.concat(parts, 0)
+
+
+def run_step(
+    strategy: tf.distribute.Strategy,
+    step: Callable[[Batch], Result],
+    batch: Batch,
+    join: Callable[[tf.distribute.Strategy, Any], Any] = reduced,
+) -> Result:
     """Runs a step on all replicas of a strategy.
 
     Args:
         strategy: The strategy.
-        step: A function from a batch to logs, called in each replica.
+        step: A function from a batch to logs, or to outputs, called in each replica.
         batch: The batch of all replicas together; or, of a distributed dataset, that of each replica.
+        join: Makes one of what the replicas have returned.
 
     Returns:
-        The logs, each reduced over the replicas as `fit` does.
+        The logs or outputs of all replicas.
     """
     if strategy.num_replicas_in_sync == 1:
         return strategy.run(step, args=(batch,))
     if any(map(_is_distributed, tf.nest.flatten(batch))):
-        logs = strategy.run(step, args=(batch,))
+        results = strategy.run(step, args=(batch,))
     else:
-        logs = strategy.run(lambda whole: step(shard_batch(whole)), args=(batch,))
-    how = compat.log_reduction()
-    return tf.nest.map_structure(lambda log: strategy.reduce(how, log, None) if _is_distributed(log) else log, logs)
+        results = strategy.run(lambda whole: step(shard_batch(whole)), args=(batch,))
+    return map_leaves(lambda each: join(strategy, each), results)
 
 
 def shard_batch(batch: Batch) -> Batch:
@@ -87,6 +117,24 @@ def has_workers(strategy: tf.distribute.Strategy) -> bool:
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
+def check_synchronous(strategy: tf.distribute.Strategy, method: str) -> None:
+    """Refuses a strategy whose workers run steps asynchronously.
+
+    Args:
+        strategy: The model's strategy.
+        method: The name of the method that was called.
+
+    Raises:
+        NotImplementedError: If they do.
+    """
+    if isinstance(strategy, tf.distribute.experimental.ParameterServerStrategy):
+        raise NotImplementedError(
+            f"`{method}` runs synchronous replicas. It does not support `ParameterServerStrategy`, whose workers "
+            "run steps asynchronously. Use a synchronous strategy, such as `MultiWorkerMirroredStrategy`. "
+            "Received: a model under ParameterServerStrategy"
+        )
+
+
 def check_strategy(strategy: tf.distribute.Strategy, jit_compile: bool) -> None:
     """Refuses a strategy under which `custom_fit` cannot train.
 
@@ -97,12 +145,7 @@ def check_strategy(strategy: tf.distribute.Strategy, jit_compile: bool) -> None:
     Raises:
         NotImplementedError: If it cannot.
     """
-    if isinstance(strategy, tf.distribute.experimental.ParameterServerStrategy):
-        raise NotImplementedError(
-            "`custom_fit` trains synchronous replicas. It does not support `ParameterServerStrategy`, whose workers "
-            "run steps asynchronously. Use a synchronous strategy, such as `MultiWorkerMirroredStrategy`. "
-            "Received: a model under ParameterServerStrategy"
-        )
+    check_synchronous(strategy, "custom_fit")
     if strategy.num_replicas_in_sync == 1:
         return
     received = f"Received: a model under {type(strategy).__name__} with {strategy.num_replicas_in_sync} replicas"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeGuard
 
 Logs = dict[str, Any]  # by the metric's name: tensors, or numbers once someone has read them
-StepName = Literal["train_step", "test_step"]
+StepName = Literal["train_step", "test_step", "predict_step"]
 
 _Gradients = list[Optional[Union[tf.Tensor, tf.IndexedSlices]]]
 
@@ -117,6 +117,20 @@ class TrainableModel(Protocol):
 
     def reset_metrics(self) -> None:
         """Resets all metrics."""
+
+
+class PredictingModel(Protocol):
+    """A `keras.Model` whose class has `CustomTrainMixin`, compiled or not."""
+
+    _compiled_prediction: Any  # its `CompiledPrediction`, or `None`: read it by `compiled_prediction(model)`
+    run_eagerly: bool
+
+    @property
+    def distribute_strategy(self) -> tf.distribute.Strategy:
+        """The strategy under which the model was made."""
+
+    def predict_step(self, data: Batch) -> Any:
+        """Returns the outputs for a batch."""
 
 
 def is_trainable(model: object) -> TypeGuard[TrainableModel]:

@@ -87,11 +87,11 @@ class XlaBlocks:
             carried, _ = self._step.initial(lambda: batch(0))
             _, carried = tf.while_loop(
                 lambda index, _: index < count,
-                lambda index, _: (index + 1, self._step(batch(index))),
+                lambda index, carried: (index + 1, self._step(batch(index), index, carried)),
                 (tf.constant(0), carried),
                 parallel_iterations=1,
             )
-            return self._step.logs(carried)
+            return self._step.finish(carried)
 
         return program
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from customfit import compat
 from customfit.arguments import did_you_mean, refuse_unknown
 from customfit.compat import keras, tf
-from customfit.execution import CompiledSteps
+from customfit.execution import CompiledPrediction, CompiledSteps
 from customfit.gradients import (
     AdaptiveClip,
     Clip,
@@ -57,6 +57,7 @@ class Compiling(compat.KerasModel):
     gradient_pipeline: GradientPipeline
     jit_compile_is_auto: bool = True
     _compiled_steps: CompiledSteps | None = None
+    _compiled_prediction: CompiledPrediction | None = None
 
     def compile(
         self,
@@ -135,7 +136,7 @@ class Compiling(compat.KerasModel):
         pipeline.check_optimizer(self.optimizer)
         self.gradient_pipeline = pipeline
         self.jit_compile_is_auto = options.get("jit_compile", "auto") == "auto"
-        self._compiled_steps = None
+        self._compiled_steps = self._compiled_prediction = None
 
     def get_compile_config(self) -> Any:
         """Returns the arguments of `compile()`, serialised, for `save()`."""
@@ -174,7 +175,7 @@ class Compiling(compat.KerasModel):
 
     def forget_steps(self) -> None:
         """Drops the compiled steps, as `compile()` does: they are traced again when they are next needed."""
-        self._compiled_steps = None
+        self._compiled_steps = self._compiled_prediction = None
         self.train_function = None
 
 

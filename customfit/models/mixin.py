@@ -10,6 +10,7 @@ from customfit import compat
 from customfit.compat import keras
 from customfit.models.compiling import Compiling
 from customfit.models.fitting import Fitting
+from customfit.models.predicting import Predicting
 from customfit.models.steps import TrainingSteps, with_options_held
 
 
@@ -58,7 +59,7 @@ def _with_ours_below(bases: tuple[type, ...]) -> tuple[type, ...]:
     return (*others, shared)
 
 
-class CustomTrainMixin(TrainingSteps, Compiling, Fitting, metaclass=ModelType):
+class CustomTrainMixin(TrainingSteps, Compiling, Fitting, Predicting, metaclass=ModelType):
     """Gives any `keras.Model` our training steps, the options of `compile()`, and `custom_fit()`.
 
     `class Mine(CustomTrainMixin, Theirs)` is `class Mine(Theirs, CustomTrainModel)`: the `train_step`, `fit`,

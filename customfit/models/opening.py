@@ -1,4 +1,4 @@
-"""From the arguments of `custom_fit` and `custom_evaluate` to a session and its data."""
+"""From the arguments of `custom_fit`, `custom_evaluate` and `custom_predict` to a session or a pass, and its data."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from customfit.arguments import as_count, listed, refuse_unknown
 from customfit.compat import keras
 from customfit.data import (
     Source,
+    as_single_batch,
     check_resumable,
     default_batch_size,
     make_evaluation_source,
@@ -22,11 +23,13 @@ from customfit.training import (
     Callbacks,
     DryRun,
     Evaluation,
+    Prediction,
     TrainingSession,
     check_callbacks,
     check_labels,
     check_monitor,
     check_targets,
+    predict_batch,
 )
 
 WORKER_OPTIONS = ("workers", "use_multiprocessing", "max_queue_size")
@@ -123,15 +126,44 @@ def evaluate_explicitly(
     data = make_evaluation_source(x, y, sample_weight, batch_size=batch_size, steps=steps, model=model, **workers)
     check_targets(model, data, "test_step", "y")
     check_labels(model, y, "y")
-    if not isinstance(callbacks, keras.callbacks.CallbackList):
-        check_callbacks(listed(callbacks))
-        verbose = compat.resolve_verbose(verbose)
-        callbacks = keras.callbacks.CallbackList(
-            callbacks, add_progbar=verbose != 0, model=model, verbose=verbose, epochs=1, steps=data.steps
-        )
+    callbacks = _callbacks_of_a_pass(model, callbacks, verbose, data)
     data.restart()
     logs = Evaluation(model, callbacks, progress=True).run(data)
     return compat.evaluation_result(model, logs, return_dict)
+
+
+def predict_explicitly(
+    model: keras.Model,
+    *,
+    x: Any,
+    batch_size: int | None,
+    verbose: int | str,
+    steps: int | None,
+    callbacks: Callbacks,
+    **workers: Any,
+) -> Any:
+    """A pass of `predict_step` over data, as `predict` makes it. Rows that are one batch need no pass around them."""
+    if not (verbose or callbacks or workers) and steps is None and model.distribute_strategy.num_replicas_in_sync == 1:
+        batch = as_single_batch(x, batch_size)
+        if batch is not None:
+            return predict_batch(model, batch)
+    data = make_evaluation_source(x, batch_size=batch_size, steps=steps, model=model, **workers)
+    callbacks = _callbacks_of_a_pass(model, callbacks, verbose, data)
+    data.restart()
+    return Prediction(model, callbacks).run(data)
+
+
+def _callbacks_of_a_pass(
+    model: keras.Model, callbacks: Callbacks, verbose: int | str, data: Source
+) -> keras.callbacks.CallbackList:
+    """The `CallbackList` of a pass that trains nothing."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return callbacks
+    check_callbacks(listed(callbacks))
+    verbose = compat.resolve_verbose(verbose)
+    return keras.callbacks.CallbackList(
+        callbacks, add_progbar=verbose != 0, model=model, verbose=verbose, epochs=1, steps=data.steps
+    )
 
 
 def check_workers(call: str, options: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Classes that override `fit` or `evaluate`: theirs is called, and what it passes down runs our loop.
+"""Classes that override `fit`, `evaluate` or `predict`: theirs is called, and what it passes down runs our loop.
 
-A class may preprocess in `fit` and `evaluate`, add callbacks, or change what they return: keras_hub's tasks do. With
+A class may preprocess in them, add callbacks, or change what they return: keras_hub's tasks do. With
 `class Mine(Theirs, CustomTrainModel)` theirs come before ours in the order of methods. So `custom_fit` calls theirs,
 and when the call arrives at our `fit` below, the explicit loop runs on what has arrived.
 """
@@ -33,7 +33,7 @@ def override_of(model: Any, name: str, ours: type) -> Callable[..., Any] | None:
 
     Args:
         model: The model.
-        name: "fit" or "evaluate".
+        name: "fit", "evaluate" or "predict".
         ours: Our class of that method.
     """
     explicit = {vars(ours)[f"custom_{name}"]}  # `fit = CustomTrainModel.custom_fit` is the explicit loop itself
@@ -53,7 +53,7 @@ def call_through(
 
     Args:
         model: The model.
-        name: "fit" or "evaluate".
+        name: "fit", "evaluate" or "predict".
         override: The bound method.
         arguments: Its arguments, `x` first; those that have their default in Keras are left out.
         handle: Called with the arguments that the override passes down, by the names that Keras has for them.

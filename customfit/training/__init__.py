@@ -10,6 +10,7 @@ from customfit.training.evaluation import Evaluation
 from customfit.training.loop import run_epochs
 from customfit.training.observers import session_observers
 from customfit.training.plan import Plan
+from customfit.training.prediction import Prediction, predict_batch
 from customfit.training.session import TrainingSession
 from customfit.training.validation import Frequency
 
@@ -19,11 +20,13 @@ __all__ = [
     "Evaluation",
     "Frequency",
     "Plan",
+    "Prediction",
     "TrainingSession",
     "check_callbacks",
     "check_labels",
     "check_monitor",
     "check_targets",
+    "predict_batch",
     "run_epochs",
     "session_observers",
 ]

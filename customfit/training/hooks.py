@@ -26,14 +26,14 @@ UserCallbacks = Union[keras.callbacks.Callback, Sequence[keras.callbacks.Callbac
 
 
 class BatchHooks:
-    """Calls `on_train_batch_begin` and `on_train_batch_end`, or those of a test, of the callbacks that have them.
+    """Calls `on_train_batch_begin` and `on_train_batch_end`, or those of a test or of predictions, where there are any.
 
     Which callbacks have a batch hook is decided for each block. Callbacks may bind one to themselves while they train,
     as `tqdm.keras.TqdmCallback` does in `on_epoch_begin`, and `fit` calls it from then on.
 
     Args:
         callbacks: The `CallbackList`.
-        phase: "train" or "test".
+        phase: "train", "test" or "predict".
         progress: Whether the progress bar shows these steps.
         clock: Returns seconds. Only their differences are used.
     """
@@ -72,6 +72,11 @@ class BatchHooks:
             return steps_per_execution
         return min([pace.steps, *(callback.until_due(step) for callback in self._log_every)])
 
+    @property
+    def calls_every_step(self) -> bool:
+        """Whether the hooks are called for this block with its logs, because a callback has one."""
+        return self._every_step
+
     def begin(self, block: Block) -> None:
         """Calls the hooks before a block of steps."""
         self._update_listeners(block.begin)
@@ -93,7 +98,8 @@ class BatchHooks:
             throughput.after_block(block)
         if self._every_step:
             step = compat.batch_end_step(block.begin, block.planned, block.done)
-            getattr(self._callbacks, self._end_hook)(step, compat.batch_logs(logs))
+            logs = logs if self._phase == "predict" else compat.batch_logs(logs)
+            getattr(self._callbacks, self._end_hook)(step, logs)
             self._unseen = None  # the progress bar is in the list
         else:
             self._end_of_block(block.begin + block.done - 1, logs)

@@ -5,11 +5,12 @@ import os
 import socket
 import sys
 
+import numpy as np
 import pytest
 
 from customfit import compat
 from tests import processes
-from tests.distributed.worker import train
+from tests.distributed.worker import predict, train
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,6 +45,15 @@ def test_workers_train_as_replicas_of_one_process_do(strategy):
     assert one, errors[-3000:]
     assert one == other
     assert json.loads(one) == pytest.approx(train(strategy), rel=1e-4)  # sums in another order
+
+
+def test_each_worker_gets_all_predictions(strategy):
+    (one, other), errors = run("custom_predict")
+    assert one, errors[-3000:]
+    assert one == other
+    for ours, alone in zip(json.loads(one), predict(strategy)):
+        for name, rows in alone.items():
+            np.testing.assert_allclose(ours[name], rows, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.skipif(not compat.IS_KERAS_3, reason="Keras 2 trains on several workers")

@@ -1,4 +1,4 @@
-"""One of several workers: trains and prints its losses and the sum of its weights as JSON."""
+"""One of several workers: trains and prints its losses and the sum of its weights as JSON; or predicts."""
 
 import json
 import os
@@ -21,13 +21,31 @@ def train(strategy, how="custom_fit", **arguments):
     return [*history["loss"], *history["val_loss"], float(sum(weights.sum() for weights in model.get_weights()))]
 
 
+def predict(strategy):
+    """Predictions for batches of several sizes, in blocks of several sizes."""
+    from customfit import CustomTrainModel
+    from customfit.compat import keras
+    from tests.parity import models
+
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        model = models.two_outputs(CustomTrainModel)
+        model.compile(steps_per_execution=3)
+    x, _ = models.rows(150)
+    outputs = [model.custom_predict(x[:rows], batch_size=16, verbose=0) for rows in (1, 7, 150)]
+    return [{name: rows.tolist() for name, rows in each.items()} for each in outputs]
+
+
 def main(index, ports, how):
     cluster = {"worker": [f"127.0.0.1:{port}" for port in ports.split(",")]}
     os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": int(index)}})
     import tensorflow as tf
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    print(json.dumps(train(strategy, max_time=60) if how == "max_time" else train(strategy, how)))
+    if how == "custom_predict":
+        print(json.dumps(predict(strategy)))
+    else:
+        print(json.dumps(train(strategy, max_time=60) if how == "max_time" else train(strategy, how)))
 
 
 if __name__ == "__main__":

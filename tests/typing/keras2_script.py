@@ -97,6 +97,8 @@ def main(directory: str) -> None:
     assert_type(history.history, dict[str, list[float]])
     assert_type(history.stop_reason, Optional[str])
     assert_type(model.custom_evaluate(x, y, verbose=0, return_dict=True), dict[str, float])
+    predicted: Rows = model.custom_predict(x, batch_size=64, verbose=0, workers=1)
+    print(predicted.shape)
 
     mine = Mine()
     assert_type(mine, Mine)

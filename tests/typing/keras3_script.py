@@ -138,6 +138,8 @@ def trains_in_every_way(directory: str) -> None:
     assert_type(model.skipped_steps, int)
     model.custom_fit(x, y, dry_run=True, verbose=0)
     assert_type(model.custom_evaluate(x, y, verbose=0, return_dict=True), dict[str, float])
+    predicted: Rows = model.custom_predict(x, batch_size=64, verbose=0, callbacks=[SaysWhen()])
+    print(predicted.shape)
 
     plan = model.plan_fit(x, y, epochs=3, validation_split=0.2, early_stopping=3)
     assert_type(plan, Plan)

@@ -17,6 +17,7 @@ def misspelt_arguments(model: CustomTrainModel, x: Rows, y: Rows) -> None:
     model.compile("adam", "mse", clip_norm=1.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     model.plan_fit(x, y, epoch=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     model.custom_evaluate(x, y, batchsize=32)  # type: ignore  # pyright: ignore
+    model.custom_predict(x, batchsize=32)  # type: ignore  # pyright: ignore
     TrainingSession(model, epoch=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     EarlyStopping(patiense=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Checkpoints("runs/a", keeps=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
