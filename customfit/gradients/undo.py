@@ -122,7 +122,7 @@ def run_undoably(
         running.begin()
         return step(data)
 
-    function = tf.function(traced, autograph=False)
+    function = tf.function(compat.autographed(traced), autograph=False)
     concrete = function.get_concrete_function(data)
     captures = captures_of(concrete, running.operations)
     tables = check_resources(captures, model, "`nonfinite` cannot undo")
