@@ -512,12 +512,14 @@ def test_a_distributed_dataset_is_read_again(every, tmp_path):
 
 
 def test_with_very_many_epochs_to_go_their_orders_are_not_all_held_in_memory(tmp_path):
-    given = lambda steps: {
-        "x": tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(70, seed=3).batch(16),
-        "batch_size": None,
-        "epochs": 10**6,
-        "max_steps": steps,
-    }
+    given = lambda steps: (
+        lambda: {  # made after the seed is set
+            "x": tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(70, seed=3).batch(16),
+            "batch_size": None,
+            "epochs": 10**6,
+            "max_steps": steps,
+        }
+    )
     train(models.dense, given(7), tmp_path)
     with pytest.warns(UserWarning, match="certain for the next 200 passes only. Received: \\d+ passes to go"):
         taken_up = train(models.dense, given(12), tmp_path)
