@@ -124,7 +124,7 @@ class TrainingState:
         """
         steps = compiled_steps(self._model)
         spec = _exact_spec(self._train_data)
-        if spec is None and block is not None and steps.train.captures is None:
+        if block is not None and (self.batch_spec is None or (spec is None and steps.train.captures is None)):
             spec = block.fetch.element_spec(block.feed)
             self.batch_spec = spec if self.batch_spec is None else self.batch_spec
         specs = [(steps.train, spec), *((steps.test, _exact_spec(data)) for data in self._validation_data.values())]

@@ -408,7 +408,7 @@ def test_in_a_loop_of_one_s_own_a_step_takes_what_its_author_likes(options):
         model = build(Mine)
         model.compile("sgd", "sparse_categorical_crossentropy", **options)
         for begin in range(0, 64, 16):
-            call(model, X[begin : begin + 16], Y[begin : begin + 16])
+            call(model, tf.constant(X[begin : begin + 16]), tf.constant(Y[begin : begin + 16]))
         return model.get_weights()
 
     by_position = trained(lambda model, x, y: model.train_step(x, y, 0.5))
