@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import evaluation, first_step, growth, memory, plot, report, speed
+from benchmarks import evaluation, first_step, growth, memory, plot, prediction, report, speed
 from benchmarks.contenders import CONTENDERS, jax_can_run
 from benchmarks.measure import Settings, progress
 from benchmarks.workloads import DATA, WORKLOADS
@@ -20,6 +20,7 @@ PARTS = {
     "first_step": first_step,
     "memory": memory,
     "evaluation": evaluation,
+    "prediction": prediction,
     "growth": growth,
 }
 QUICK_WORKLOADS = ("mlp",)
