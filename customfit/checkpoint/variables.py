@@ -117,7 +117,7 @@ def check_variables(saved: dict, variables: dict) -> None:
     differences = [f"it has no {name} {saved[name]}" for name in missing(saved, variables)]
     for name, variable in variables.items():
         if name not in saved:
-            if not name.startswith(("metric/", "other/")):
+            if not name.startswith(("metric/", "other/", "counter/")):
                 differences.append(f"it has {name} {describe(variable)}, the checkpoint does not")
         elif saved[name] != describe(variable):
             differences.append(f"its {name} is {describe(variable)}, in the checkpoint it is {saved[name]}")
