@@ -159,7 +159,7 @@ def test_a_plan_says_that_the_call_will_be_refused(tmp_path):
     assert "!" not in planned()
     train(models.dense, "custom_fit", given)
     assert "!" not in planned(checkpoint=Checkpoints(kept, resume=True))
-    assert "! the checkpoint is refused: batch_size=8, which was 16" in planned(batch_size=8)
+    assert "! the checkpoint is refused: batch_size=8, was 16" in planned(batch_size=8)
     for record in (tmp_path / "kept").glob("*/state.json"):
         record.write_text("{")
     assert "! there is no checkpoint to resume from" in planned()

@@ -22,7 +22,8 @@ ROOMS = {
     "debug clipping": "",
     "gradients": "pipeline update nonfinite undo step_updates step_dump metrics accumulation optimizers clipping "
     "layers",
-    "checkpoint": "checkpointer checkpoints fingerprint training_state variables random_state store lock",
+    "checkpoint": "checkpointer checkpoints fingerprint differences options training_state releases variables "
+    "random_state store lock",
     "execution": "compiled_step prediction outputs xla graph random_ops pace sharding captures snapshot replicas "
     "trainable",
     "callbacks": "gradient_events gradient_health throughput log_every early_stopping printing monitoring",

@@ -15,7 +15,7 @@ from typing import Callable, Literal
 
 from customfit import compat
 from customfit.checkpoint.checkpoints import Checkpoints
-from customfit.checkpoint.fingerprint import differences
+from customfit.checkpoint.differences import differences, in_words, releases
 from customfit.checkpoint.lock import CheckpointError
 from customfit.checkpoint.store import CheckpointStore
 from customfit.checkpoint.training_state import TrainingState
@@ -136,7 +136,7 @@ class Checkpointer:
             missing = self._resume is True or (self._resume and self._store.has_any())
             return None, f"there is no checkpoint to resume from in {self._store.directory}" if missing else None
         found = differences(record["fingerprint"], fingerprint, record["learning rates"])
-        return record["at"], f"the checkpoint is refused: {'; '.join(found)}" if found else None
+        return record["at"], f"the checkpoint is refused: {in_words(found)}" if found else None
 
     def restore_again(self) -> None:
         """Restores the checkpoint once more, except for positions in the data."""
@@ -155,8 +155,8 @@ class Checkpointer:
         if found:
             raise ValueError(
                 "The checkpoint was written with different options. Resume with the options of before, use another "
-                f"directory, or start over with `Checkpoints(..., resume=False)`. Received: {path} and "
-                f"{'; '.join(found)}"
+                f"directory, or start over with `Checkpoints(..., resume=False)`. Received: {path}, "
+                f"{releases(record['fingerprint'], fingerprint)}: {in_words(found)}"
             )
 
     def _global_seed(self) -> dict[str, JSON]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-import numpy as np
-
 from customfit import compat
+from customfit.checkpoint.options import Described, config_of, describe, plain
 from customfit.checkpoint.variables import optimizers_of
 from customfit.compat import keras, tf
 from customfit.serialization import as_json
@@ -25,14 +24,15 @@ def fingerprint(model: keras.Model, data: Any, options: dict) -> dict:
     return as_json(
         {
             "Keras": compat.GENERATION,
-            **_layers(model.layers),
+            "release": compat.keras_release(),
+            "layers": _layers(model.layers),
             **_constant_tables(model),
-            "loss": _loss(getattr(model, "loss", None)),
-            "loss_weights": _plain(_compile_config(model).get("loss_weights")),
+            **_losses(getattr(model, "loss", None)),
+            "loss_weights": plain(_compile_config(model).get("loss_weights")),
             "jit_compile": compat.jit_compile(model),
             "replicas": model.distribute_strategy.num_replicas_in_sync,
-            "optimizer": [config for config, _ in optimizers],
-            "learning rate": None if _has_trained(model) else [rate for _, rates in optimizers for rate in rates],
+            **{f"optimizer {i}" if i > 1 else "optimizer": config for i, (config, _) in enumerate(optimizers, 1)},
+            "learning_rate": None if _has_trained(model) else [rate for _, rates in optimizers for rate in rates],
             "gradients": {k: v for k, v in model.gradient_pipeline.get_config().items() if k != "nonfinite_dump"},
             "data": None if data is None else data.describe(),
             **options,
@@ -45,42 +45,9 @@ def learning_rates(model: keras.Model) -> list[float]:
     return [rate for optimizer in optimizers_of(model) for rate in _config(optimizer)[1]]
 
 
-def differences(saved: dict, now: dict, saved_rates: list) -> list[str]:
-    """Returns what differs between two fingerprints, in words.
-
-    Args:
-        saved: The fingerprint in the checkpoint.
-        now: The fingerprint of this call.
-        saved_rates: The learning rates when the checkpoint was written, which callbacks may have changed. A model that
-            continues in the same process still has them.
-    """
-    found = []
-    for name in [*saved, *(name for name in now if name not in saved)]:
-        before, after = saved.get(name), now.get(name)
-        if name == "learning rate" and (before is None or after is None or after == saved_rates):
-            continue
-        if before != after:
-            found += _differences(name, before, after)
-    return found
-
-
-def _differences(name: str, before: Any, after: Any) -> list[str]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        names = [*before, *(key for key in after if key not in before)]
-        return [
-            line
-            for key in names
-            if before.get(key) != after.get(key)
-            for line in _differences(key, before.get(key), after.get(key))
-        ]
-    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        return [line for one, other in zip(before, after) if one != other for line in _differences(name, one, other)]
-    return [f"{name}={after!r}, which was {before!r}"]
-
-
-def _config(optimizer: Any) -> tuple[dict, list]:
+def _config(optimizer: Any) -> tuple[Described, list[float]]:
     """An optimizer's options, and its learning rates, which callbacks may change."""
-    rates: list = []
+    rates: list[float] = []
 
     def without_rates(config: Any) -> Any:
         if isinstance(config, dict):
@@ -94,7 +61,7 @@ def _config(optimizer: Any) -> tuple[dict, list]:
             }
         return [without_rates(item) for item in config] if isinstance(config, (list, tuple)) else config
 
-    return {"class": type(optimizer).__name__, **_plain(without_rates(_config_of(optimizer)))}, rates
+    return describe(optimizer, without_rates(config_of(optimizer))), rates
 
 
 def _has_trained(model: keras.Model) -> bool:
@@ -104,14 +71,20 @@ def _has_trained(model: keras.Model) -> bool:
     return any(count is not None and int(count.numpy()) > 0 for count in counts)
 
 
-def _layers(layers: list) -> dict:
-    """What layers compute: their options without names and initial values, and those of layers within them."""
-    found = {}
-    for index, layer in enumerate(layers):
-        options = {key: value for key, value in _config_of(layer).items() if not key.endswith("_initializer")}
-        inner = _layers(layer.layers) if hasattr(layer, "layers") else _plain(options)
-        found[f"layer {index} ({type(layer).__name__})"] = {**inner, "dtype": layer.compute_dtype}
+def _layers(layers: list) -> list[dict[str, Any]]:
+    """What layers compute: their options, and those of layers within them. Their names are for people."""
+    found = []
+    for layer in layers:
+        inner = {"layers": _layers(layer.layers)} if hasattr(layer, "layers") else {}
+        found.append({"name": layer.name, **inner, **describe(layer, {} if inner else _layer_config(layer))})
     return found
+
+
+def _layer_config(layer: keras.layers.Layer) -> dict[str, Any]:
+    """A layer's config, with what some releases leave out and others write in another way."""
+    regularizer = getattr(layer, "activity_regularizer", None)
+    regularizer = regularizer and {"class_name": type(regularizer).__name__, "config": config_of(regularizer)}
+    return {**config_of(layer), "activity_regularizer": regularizer, "dtype": layer.compute_dtype}
 
 
 def _constant_tables(model: keras.Model) -> dict[str, str]:
@@ -129,24 +102,19 @@ def _entries(table: tf.lookup.StaticHashTable) -> str:
     return f"{len(entries)} entries with checksum {zlib.crc32(repr(entries).encode())}"
 
 
-def _loss(loss: Any) -> Any:
+def _losses(loss: Any) -> dict[str, Any]:
+    """The loss, or that of each output, by what it is called in an error."""
     if isinstance(loss, dict):
-        return {name: _loss(each) for name, each in loss.items()}
+        return {f"loss of {output}": _loss(each) for output, each in loss.items()}
     if isinstance(loss, (list, tuple)):
-        return [_loss(each) for each in loss]
+        return {f"loss of output {number}": _loss(each) for number, each in enumerate(loss, 1)}
+    return {"loss": _loss(loss)}
+
+
+def _loss(loss: Any) -> Any:
     if loss is None or isinstance(loss, str):
         return loss
-    if hasattr(loss, "__name__"):
-        return loss.__name__
-    return {"class": type(loss).__name__, **_plain(_config_of(loss))}
-
-
-def _config_of(thing: Any) -> dict:
-    """Its options, as far as it says them."""
-    try:
-        return thing.get_config()
-    except (AttributeError, NotImplementedError):  # a class of the user's, which has none
-        return {}
+    return loss.__name__ if hasattr(loss, "__name__") else describe(loss)
 
 
 def _compile_config(model: keras.Model) -> dict:
@@ -154,15 +122,3 @@ def _compile_config(model: keras.Model) -> dict:
         return model.get_compile_config() or {}
     except (TypeError, ValueError, NotImplementedError):  # something of the user's that cannot be serialised
         return {}
-
-
-def _plain(config: Any) -> Any:
-    """What JSON can hold of options and is the same in each process: no names, and of other objects their class."""
-    if isinstance(config, dict):
-        left_out = ("name", "registered_name", "module", "build_config", "shared_object_id")
-        return {str(key): _plain(value) for key, value in config.items() if key not in left_out}
-    if isinstance(config, (list, tuple)):
-        return [_plain(item) for item in config]
-    if config is None or isinstance(config, (str, bool, int, float)):
-        return config
-    return config.item() if isinstance(config, np.generic) else type(config).__name__

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from customfit import compat
 from customfit.checkpoint.random_state import random_states, set_random_states
+from customfit.checkpoint.releases import as_of_this_release
 from customfit.checkpoint.variables import check_variables, describe, variables_of
 from customfit.compat import keras, tf
 from customfit.data import ArraySource, BatchSpec, Block, DatasetSource, FirstBatches, Source, read_first
@@ -156,6 +157,7 @@ class TrainingState:
             compiled_steps(self._model).train.build(spec)
             self._check_captures()
             variables, tables = variables_of(self._model), mutable_tables(self._model)
+        named, tensors = as_of_this_release(named, tensors, variables)
         check_variables(named, {**variables, **tables})
         for name, variable in variables.items():
             if name in named:

@@ -115,6 +115,7 @@ from customfit.compat.versions import (
     KERAS_VERSION,
     is_traceback_filtering_enabled,
     keras,
+    keras_release,
     package_folders,
     tf,
 )
@@ -176,6 +177,7 @@ __all__ = [
     "keeps_compile_options",
     "keras",
     "keras_data",
+    "keras_release",
     "keras_seed_variables",
     "limit_epochs",
     "limit_steps",

@@ -63,6 +63,13 @@ GENERATION = 3 if IS_KERAS_3 else 2
 KERAS_VERSION: tuple[int, ...] = tuple(map(int, keras.__version__.split(".")[:2])) if IS_KERAS_3 else (2,)
 
 
+def keras_release() -> str:
+    """Returns which Keras this is, by its own version: "Keras 3.15.1", "Keras 2.15.0" or "tf_keras 2.21.0"."""
+    package = keras.Model.__module__.partition(".")[0]
+    version = importlib.import_module(package).__version__
+    return f"{'Keras' if package == 'keras' else package} {version}"
+
+
 def module_beside_model(name: str) -> Any:
     """Returns a private module from the package that defines `keras.Model`, such as "functional" or "training"."""
     package = keras.Model.__module__.rpartition(".")[0]
