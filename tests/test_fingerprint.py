@@ -68,7 +68,7 @@ def fresh():
         ({"function": lambda x: 2.0 * x}, ""),  # the same code in another place
         ({"optimizer": lambda: optimizers.SGD(0.1, momentum=0.9)}, "momentum=0.9), was Adam("),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_a_difference_names_the_layer_and_the_option(options, expected, saved):
     made = {name: make() if name == "optimizer" else make for name, make in options.items()}
