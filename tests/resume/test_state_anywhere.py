@@ -245,6 +245,8 @@ def train_with_noise(thing, how="custom_fit", x=X, y=Y, compile_options=None, **
 
 
 HIDDEN = [thing for thing in (Variable, Generator, SeedGenerator, Dropout) if thing in THINGS]
+# Keras 2's dropout keeps in the op how often it has drawn. That is resumed, but a step that has run cannot be undone.
+UNDONE = [thing for thing in HIDDEN if IS_KERAS_3 or thing is not Dropout]
 
 
 @pytest.mark.parametrize("thing", HIDDEN, ids=lambda thing: thing.__name__)
@@ -255,7 +257,7 @@ def test_state_of_validation_is_resumed_too(thing, tmp_path):
     assert_same_run(train_with_noise(thing, checkpoint=tmp_path, **given), alone)
 
 
-@pytest.mark.parametrize("thing", HIDDEN, ids=lambda thing: thing.__name__)
+@pytest.mark.parametrize("thing", UNDONE, ids=lambda thing: thing.__name__)
 def test_a_sanity_validation_leaves_no_trace(thing):
     given = {"validation_data": (X, Y)}
     with_it = train_with_noise(thing, dry_run=DryRun(sanity_validation=2), **given)
@@ -263,7 +265,7 @@ def test_a_sanity_validation_leaves_no_trace(thing):
 
 
 @pytest.mark.parametrize("how", ["fit", "custom_fit"])
-@pytest.mark.parametrize("thing", HIDDEN, ids=lambda thing: thing.__name__)
+@pytest.mark.parametrize("thing", UNDONE, ids=lambda thing: thing.__name__)
 def test_a_step_that_is_skipped_leaves_no_trace(thing, how):
     bad = np.array(X)
     bad[8:16] = np.nan
