@@ -50,7 +50,7 @@ def config_of(thing: Any) -> dict[str, Any]:
         return {}
 
 
-def is_described(value: Any) -> bool:
+def is_described(value: object) -> bool:
     """Whether a value is what `describe` returned."""
     return isinstance(value, dict) and set(value) >= {"type", "options", "defaults"}
 
@@ -70,7 +70,7 @@ def plain(value: Any) -> Any:
     return getattr(value, "__name__", None) or type(value).__name__
 
 
-def same(one: Any, other: Any) -> bool:
+def same(one: object, other: object) -> bool:
     """Whether two values are the same; numbers also where one of them is the other as a float32."""
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(same, one, other))

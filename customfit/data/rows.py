@@ -28,7 +28,7 @@ def _is_rows(leaf: Any) -> bool:
     return (is_on_host(leaf) and leaf.dtype != object) or (isinstance(leaf, tf.Tensor) and hasattr(leaf, "numpy"))
 
 
-def is_on_host(leaf: Any) -> bool:
+def is_on_host(leaf: object) -> bool:
     """Whether rows are a NumPy array, or stored where they are read by slices."""
     return isinstance(leaf, (np.ndarray, StoredRows))
 

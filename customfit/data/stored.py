@@ -57,7 +57,7 @@ class StoredRows:
             None if take is None else lambda numbers: take(begin + numbers),
         )
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         del copy
         return np.asarray(self._read(slice(0, len(self))), dtype or self.dtype)
 
@@ -88,7 +88,7 @@ def _runs(wanted: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:
             begin = int(last)
 
 
-def stored_rows(data: Any) -> StoredRows | None:
+def stored_rows(data: object) -> StoredRows | None:
     """Returns an array that is read by slices as `StoredRows`, or `None` for anything else.
 
     Args:

@@ -92,9 +92,9 @@ class TrainingSteps(compat.KerasModel):
         self.track_loss(loss, x)
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name == "train_step":  # one that replaces the class's in this model alone
-            value = _held_for(self, value)
+            value = _held_for(self, value)  # type: ignore[arg-type]
         super().__setattr__(name, value)
 
     def track_loss(self, loss: tf.Tensor, x: Any) -> None:
