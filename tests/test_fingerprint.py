@@ -194,6 +194,16 @@ def test_defaults_are_those_of_the_constructor(thing, expected):
     assert all(same(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*lambda")
+def test_an_activation_without_a_name():
+    """Which releases serialise, and TensorFlow 2.12 by its name only."""
+    one, same_code = (fingerprint_of(activation=lambda x: 2.0 * x) for _ in range(2))
+    other = fingerprint_of(activation=lambda x: 3.0 * x)
+    assert differing(one, same_code) == differing(one, of_an_older_release(one)) == ""
+    knows_code = not tf.__version__.startswith("2.12")
+    assert ("activation.code of Python" in differing(one, other)) == knows_code
+
+
 def test_what_is_within_a_layer_has_defaults_too():
     described = describe(layers.TimeDistributed(layers.Dense(4, dtype="mixed_float16")))
     inner = described["options"]["layer"]

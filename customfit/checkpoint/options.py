@@ -60,11 +60,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         if "class_name" in value and "config" in value:
             return _serialized(value)
+        if _is_function(value.get("value")):  # an activation without a name
+            return _lambda(value["value"])
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if value is None or isinstance(value, (str, bool, int, float)):
-        return value
+        return _lambda(None) if value == "<lambda>" else value
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()
     return getattr(value, "__name__", None) or type(value).__name__
@@ -123,13 +125,18 @@ def _class_named(name: str) -> type | None:
 
 def _lambda(serialized: Any) -> Described:
     """A function without a name. Its code is compared if both sides have it of the same release of Python."""
-    code = serialized[0] if isinstance(serialized, (list, tuple)) else serialized
+    code = serialized[0] if _is_function(serialized) else serialized
     defaults = {}
     if isinstance(code, str):
         instructions = _instructions(marshal.loads(base64.decodebytes(code.encode())))
         release = "code of Python {}.{}".format(*sys.version_info)
         defaults[release] = f"checksum {zlib.crc32(repr(instructions).encode())}"
     return {"type": "lambda", "options": {}, "defaults": defaults}
+
+
+def _is_function(serialized: Any) -> bool:
+    """Whether this is how Keras serialises a function: its code, its defaults, its closure."""
+    return isinstance(serialized, (list, tuple)) and len(serialized) == 3 and isinstance(serialized[0], str)
 
 
 def _instructions(code: CodeType) -> tuple:

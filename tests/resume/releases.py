@@ -25,7 +25,7 @@ Y = rng.integers(0, 3, 20)
 
 
 def plain():
-    """Layers whose arithmetic is the same in all releases, a regularizer, a constraint, a model within the model."""
+    """Layers that all releases compute alike, a regularizer, a constraint, a model within the model."""
     rows, tokens = keras.Input((6,), name="rows"), keras.Input((6,), dtype="int32", name="tokens")
     normalization = layers.Normalization()
     normalization.adapt(ROWS)
