@@ -12,7 +12,7 @@ from customfit.checkpoint.releases import as_of_this_release
 from customfit.checkpoint.variables import check_variables, describe, variables_of
 from customfit.compat import keras, tf
 from customfit.data import ArraySource, BatchSpec, Block, DatasetSource, FirstBatches, Source, read_first
-from customfit.execution import check_resources, compiled_steps, mutable_tables, read_tables, write_tables
+from customfit.execution import CompiledStep, check_resources, compiled_steps, mutable_tables, read_tables, write_tables
 from customfit.serialization import JSON, pack, read_tensors, unpack, write_tensors
 
 VARIABLES = "variables"
@@ -123,23 +123,26 @@ class TrainingState:
         Raises:
             ValueError: If the steps change something that cannot be saved.
         """
+        if block is not None and self.batch_spec is None:
+            self.batch_spec = block.fetch.element_spec(block.feed)
         steps = compiled_steps(self._model)
-        spec = _exact_spec(self._train_data)
-        if block is not None and (self.batch_spec is None or (spec is None and steps.train.captures is None)):
-            spec = block.fetch.element_spec(block.feed)
-            self.batch_spec = spec if self.batch_spec is None else self.batch_spec
-        specs = [(steps.train, spec), *((steps.test, _exact_spec(data)) for data in self._validation_data.values())]
-        untraced = [(step, spec) for step, spec in specs if spec is not None and step.captures is None]
-        for step, spec in untraced:
-            step.trace(spec)
-        if untraced:
-            self._check_captures()
+        if steps.train.needs_trace:
+            spec = _exact_spec(self._train_data)
+            if spec is None and block is not None:
+                spec = block.fetch.element_spec(block.feed)
+            self._trace(steps.train, spec)
+        if steps.test.needs_trace:
+            specs = map(_exact_spec, self._validation_data.values())
+            self._trace(steps.test, next((spec for spec in specs if spec is not None), None))
 
-    def _check_captures(self) -> None:
-        steps = compiled_steps(self._model)
-        for step in (steps.train, steps.test):
-            if step.captures is not None:
-                check_resources(step.captures, self._model, "`checkpoint` cannot save")
+    def _trace(self, step: CompiledStep, spec: BatchSpec | None) -> None:
+        if spec is not None:
+            step.trace(spec)
+            self._check_captures(step)
+
+    def _check_captures(self, step: CompiledStep) -> None:
+        if step.captures is not None:
+            check_resources(step.captures, self._model, "`checkpoint` cannot save")
 
     def restore(self, folder: Path, record: dict[str, Any]) -> None:
         """Restores what `save` has written, except for positions in the data and global generators.
@@ -154,8 +157,9 @@ class TrainingState:
         variables, tables = variables_of(self._model), mutable_tables(self._model)
         if any(name not in {**variables, **tables} and not name.startswith("op/") for name in named):
             spec = unpack(record["batch"], tensors) if self.batch_spec is None else self.batch_spec
-            compiled_steps(self._model).train.build(spec)
-            self._check_captures()
+            step = compiled_steps(self._model).train
+            step.build(spec)
+            self._check_captures(step)
             variables, tables = variables_of(self._model), mutable_tables(self._model)
         named, tensors = as_of_this_release(named, tensors, variables)
         check_variables(named, {**variables, **tables})

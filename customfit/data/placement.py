@@ -197,8 +197,8 @@ def place_rows(arrays: Batch, batch_size: int, resident_share: float) -> Residen
     if not 0 <= resident_share <= 1:
         raise ValueError(f"`resident_share` must be between 0 and 1. Received: resident_share={resident_share!r}")
     size, has_accelerator = nbytes(arrays), compat.has_accelerator()
-    free = compat.free_memory() if size > 0 else math.inf  # tensors are on the device already
-    most = resident_share * free if size > 0 else math.inf
+    free = compat.free_memory()
+    most = resident_share * free if size else math.inf  # tensors are on the device already
     if size <= (most if has_accelerator else min(FEW_BYTES, most)):
         return ResidentRows(arrays, batch_size)
     if has_accelerator:

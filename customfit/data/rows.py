@@ -33,11 +33,9 @@ def is_on_host(leaf: object) -> bool:
     return isinstance(leaf, (np.ndarray, StoredRows))
 
 
-def take(array: Any, rows: np.ndarray) -> Any:
-    """Returns these rows of an array of `as_rows`: as an array, or those of a tensor as a tensor."""
-    if isinstance(array, StoredRows):
-        return array.take(rows)
-    return array[rows] if isinstance(array, np.ndarray) else gather(array, rows)
+def take(array: np.ndarray | StoredRows, rows: np.ndarray) -> np.ndarray:
+    """Returns rows of an array on the host, by their numbers."""
+    return array.take(rows) if isinstance(array, StoredRows) else array[rows]
 
 
 def count_rows(structures: Mapping[str, Any]) -> int:

@@ -43,7 +43,8 @@ class CompiledStep:
     Attributes:
         pace: How many steps a block should have where no callback asks for a number.
         eager: Whether the step runs under `run_eagerly=True`.
-        captures: What the step uses, wherever it is kept; `None` until `trace` has found it.
+        captures: What the step uses, wherever it is kept; `None` until `trace` has found it, or where it cannot.
+        needs_trace: Whether `trace` has not been called yet.
     """
 
     def __init__(self, model: TrainableModel, name: StepName, randomness: ResumableRandomOps | None = None):
@@ -66,6 +67,7 @@ class CompiledStep:
         self._model = model
         self._name = name
         self.captures: Captures | None = None
+        self.needs_trace = True
         self._replicas_ready = strategy.num_replicas_in_sync == 1
         # Several replicas are traced and run within their strategy's scope, where a variable is that of all of them.
         self._scope = contextlib.nullcontext if self._replicas_ready else strategy.scope
@@ -113,9 +115,11 @@ class CompiledStep:
                 self._trace_apart(spec)
             else:
                 self.captures = captures_of(self._function.get_concrete_function(spec))
+                self.needs_trace = False
 
     def _trace_apart(self, spec: BatchSpec) -> None:
         """Traces the step for what it creates and uses; it runs in other traces."""
+        self.needs_trace = False
         try:
             self.captures = captures_of(tf.function(self._build, autograph=False).get_concrete_function(spec))
         except Exception as error:

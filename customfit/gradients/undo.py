@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Callable
 
 from customfit import compat
+from customfit.checkpoint import variables_of
 from customfit.compat import tf
 from customfit.data import Batch
 from customfit.execution import (
@@ -50,6 +51,7 @@ class RunningStep(threading.local):
             yield
         finally:
             self.is_running = False
+            self.begin()  # no graph is held for longer than its step is traced
 
     def begin(self) -> None:
         """Forgets the updates of the step before, or of an earlier trace."""
@@ -58,6 +60,9 @@ class RunningStep(threading.local):
     @contextlib.contextmanager
     def updating(self) -> Iterator[None]:
         """A context for an update by the pipeline, which makes none where the step is bad."""
+        if not self.is_running:
+            yield
+            return
         self.updates += 1
         graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         before = 0 if graph is None else len(graph.get_operations())
@@ -105,7 +110,7 @@ def run_undoably(
         Its logs, and a function that undoes the step where a condition holds.
     """
     if tf.executing_eagerly() or replicas.replica_count() > 1:
-        before = _tracked_state(model)
+        before = _tracked_state(model, kept())
         created_before = {id(variable) for variable in _metric_variables(model)}
         logs = step(data)
 
@@ -136,12 +141,14 @@ def run_undoably(
 
 def _check_windows(model: TrainableModel, running: RunningStep, changed: Sequence[CapturedVariable]) -> None:
     """Refuses to undo weights where a bad step may complete a window, whose other micro-batches are applied in it."""
+    if model.gradient_pipeline.accumulation_steps is None:
+        return
     weights = {
         handle
         for weight in compat.variables_in(model.trainable_variables)
         for handle in handles_of(compat.tf_variable(weight), model.distribute_strategy)
     }
-    if model.gradient_pipeline.accumulation_steps and any(id(variable.handle) in weights for variable in changed):
+    if any(id(variable.handle) in weights for variable in changed):
         how = "makes several updates" if running.updates > 1 else "changes weights by itself"
         raise ValueError(
             "`nonfinite` and `gradient_accumulation_steps` go together only in a step that makes one update and "
@@ -153,14 +160,11 @@ def _metric_variables(model: TrainableModel) -> list[tf.Variable]:
     return [variable for metric in model.metrics for variable in metric.variables]
 
 
-def _tracked_state(model: TrainableModel) -> VariableSnapshot:
+def _tracked_state(model: TrainableModel, kept: Sequence[tf.Variable]) -> VariableSnapshot:
     """Returns the state that the model tracks. On replicas that is all but the weights, which one update leaves."""
-    variables = compat.step_state(model)
-    if replicas.replica_count() == 1:
-        tracked = [each for each in tf.train.TrackableView(model).descendants() if isinstance(each, tf.Variable)]
-        weights = compat.variables_in(model.trainable_variables)
-        optimizers = [v for each in compat.optimizers_in(model.optimizer) for v in compat.optimizer_variables(each)]
-        variables += [*map(compat.tf_variable, [*weights, *optimizers]), *tracked]
-        kept = {id(variable) for variable in model.gradient_pipeline.variables}
-        variables = [variable for variable in {id(v): v for v in variables}.values() if id(variable) not in kept]
-    return VariableSnapshot([v for v in variables if replicas.can_assign(v)], mutable_tables(model))
+    if replicas.replica_count() > 1:
+        variables = [each for each in compat.step_state(model) if replicas.can_assign(each)]
+    else:
+        left = {id(variable) for variable in kept}
+        variables = [each for each in variables_of(model).values() if id(each) not in left]
+    return VariableSnapshot(variables, mutable_tables(model))

@@ -34,14 +34,6 @@ def with_options_held(train_step: Callable[..., Any]) -> Callable[..., Any]:
     return step
 
 
-def _held_for(model: TrainingSteps, train_step: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    @functools.wraps(train_step)
-    def step(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        return _run(model, train_step, *args, **kwargs)
-
-    return step
-
-
 def _run(model: TrainingSteps, train_step: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
     if len(args) == 1 and not kwargs:
         return model.gradient_pipeline.run(model, train_step, args[0])
@@ -94,7 +86,7 @@ class TrainingSteps(compat.KerasModel):
 
     def __setattr__(self, name: str, value: object) -> None:
         if name == "train_step":  # one that replaces the class's in this model alone
-            value = _held_for(self, value)  # type: ignore[arg-type]
+            value = functools.update_wrapper(functools.partial(_run, self, value), value)  # type: ignore[arg-type]
         super().__setattr__(name, value)
 
     def track_loss(self, loss: tf.Tensor, x: Any) -> None:

@@ -170,7 +170,7 @@ class Validation:
     def _state_before(self, source: Source) -> VariableSnapshot:
         """The state that `test_step` may change, wherever it is kept, as it is now."""
         step, spec, tables = compiled_steps(self._model).test, getattr(source, "element_spec", None), {}
-        if spec is not None:
+        if spec is not None and step.needs_trace:
             step.trace(spec)
         if step.captures is not None:
             tables = check_resources(step.captures, self._model, "`sanity_validation` cannot undo")

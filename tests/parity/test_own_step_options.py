@@ -278,8 +278,9 @@ def test_options_hold_in_a_step_with_several_optimizers(option):
     assert all(changed) or option == "metrics"
 
 
+@pytest.mark.parametrize("eagerly", [False, True])
 @pytest.mark.parametrize("how", ["fit", "custom_fit"])
-def test_a_bad_step_of_several_updates_changes_nothing_of_any(how):
+def test_a_bad_step_of_several_updates_changes_nothing_of_any(how, eagerly):
     """The second update is bad: the first, which was good, is undone, and the optimizers' state with it."""
 
     bad = np.array(X)
@@ -288,7 +289,7 @@ def test_a_bad_step_of_several_updates_changes_nothing_of_any(how):
     def train_right(x, y):
         keras.utils.set_random_seed(7)
         model = Two(by_the_optimizer)
-        model.compile(nonfinite="skip", gradient_metrics="skipped_steps")
+        model.compile(nonfinite="skip", gradient_metrics="skipped_steps", run_eagerly=eagerly)
         model(x[:1])
         model.left.set_weights([np.full((8, 1), 1e-10, "float32"), np.zeros(1, "float32")])
         model.right.set_weights([np.full((8, 1), 1e3, "float32"), np.zeros(1, "float32")])

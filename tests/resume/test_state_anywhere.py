@@ -318,15 +318,19 @@ def test_state_of_eager_steps_is_resumed(thing, tmp_path):
 
 
 def test_of_an_eager_step_that_cannot_be_traced_that_is_said(tmp_path):
+    calls = []
+
     class Eager(Model):
         def train_step(self, data):
+            calls.append(data)
             self.shape = data[0].numpy().shape
             return super().train_step(data)
 
     model = Eager(Variable, "an attribute")
     model.compile("sgd", run_eagerly=True)
     with pytest.warns(UserWarning, match="`train_step` cannot be traced .* Assign what the step changes to attributes"):
-        model.custom_fit(X, Y, verbose=0, checkpoint=tmp_path)
+        model.custom_fit(X, Y, batch_size=8, verbose=0, checkpoint=tmp_path)
+    assert len(calls) == 4  # three steps, and one trace
 
 
 def test_state_of_a_loop_of_one_s_own_is_resumed(tmp_path):
