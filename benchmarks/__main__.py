@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import evaluation, first_step, growth, memory, plot, prediction, report, speed
+from benchmarks import evaluation, first_step, growth, memory, plot, prediction, report, single_steps, speed
 from benchmarks.contenders import CONTENDERS, jax_can_run
 from benchmarks.measure import Settings, progress
 from benchmarks.workloads import DATA, WORKLOADS
@@ -17,6 +17,7 @@ from customfit.compat import tf
 
 PARTS = {
     "speed": speed,
+    "single_steps": single_steps,
     "first_step": first_step,
     "memory": memory,
     "evaluation": evaluation,

@@ -76,6 +76,7 @@ def built_optimizer():
 ALWAYS = True
 KERAS_2 = not compat.IS_KERAS_3
 KERAS_3 = compat.IS_KERAS_3
+TF_VERSION = tuple(map(int, tf.__version__.split(".")[:2]))
 
 # Every private name in `customfit/compat`: where it is used, and a check that fails when it has gone.
 PRIVATE_NAMES = {
@@ -121,6 +122,13 @@ PRIVATE_NAMES = {
         KERAS_2,
         lambda: importlib.import_module("tensorflow.python.autograph.impl.conversion").is_allowlisted(tf.ones),
     ),
+    "tensorflow.python.eager.polymorphic_function.atomic_function": (TF_VERSION >= (2, 13), lambda: locates_errors()),
+    "tensorflow.python.eager.polymorphic_function.monomorphic_function": (
+        TF_VERSION < (2, 13),
+        lambda: locates_errors(),
+    ),
+    "_inference_function": (ALWAYS, lambda: locates_errors()),
+    "_message": (ALWAYS, lambda: locates_errors()),
     "__internal__": (
         ALWAYS,
         lambda: (
@@ -191,6 +199,19 @@ PRIVATE_NAMES = {
     "_trainable_variables": (KERAS_3, lambda: built_for(built_optimizer()) == [WEIGHT]),
     "_rng": (ALWAYS, lambda: tf.random.set_seed(1) or compat.eager_random_state() is not None),
 }
+
+
+def locates_errors():
+    def named(x):
+        return tf.debugging.check_numerics(x, "")
+
+    function = tf.function(named).get_concrete_function(tf.TensorSpec([]))
+    try:
+        arguments = {"args": [tf.constant(float("nan"))], "Tout": [tf.float32], "executor_type": "DEFAULT"}
+        tf.raw_ops.StatefulPartitionedCall(f=function, **arguments)
+    except tf.errors.OpError as error:
+        compat.locate_error(error, function)
+        return "test_compat.py" in error.message
 
 
 PRIVATE = re.compile(r"_[a-z]\w*[a-z]|__internal__|(keras|tensorflow)(\.\w+)+\.?")

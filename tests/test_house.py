@@ -15,7 +15,7 @@ PACKAGE = ROOT / "customfit"
 # may import from those that come after it.
 ROOMS = {
     "__init__": "",
-    "models": "model mixin predicting fitting overrides opening compiling steps",
+    "models": "model mixin predicting fitting on_batch overrides opening compiling steps",
     "testing": "parity resume",
     "training": "loop session pauses plan checkpointing dry_run validation evaluation prediction hooks checks limits "
     "signals stop progress observers",
@@ -24,8 +24,8 @@ ROOMS = {
     "layers",
     "checkpoint": "checkpointer checkpoints fingerprint differences options training_state releases variables "
     "random_state store lock",
-    "execution": "compiled_step prediction outputs xla graph random_ops pace sharding captures snapshot replicas "
-    "trainable",
+    "execution": "compiled_step prediction outputs xla graph dispatch random_ops pace sharding captures snapshot "
+    "replicas trainable",
     "callbacks": "gradient_events gradient_health throughput log_every early_stopping printing monitoring",
     "data": "make first datasets iterators lengths iterables arrays placement rows conversion stored weights source",
     "_show_versions": "",
@@ -33,7 +33,7 @@ ROOMS = {
     "every": "",
     "tracebacks": "",
     "arguments": "",
-    "compat": "fit callbacks data randomness steps optimizers updates captures models devices types versions",
+    "compat": "errors fit callbacks data randomness steps optimizers updates captures models devices types versions",
     "_version": "",
 }
 FLOORS = {room: floor for floor, rooms in enumerate(reversed(ROOMS)) for room in rooms.split()}

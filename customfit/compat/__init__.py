@@ -36,6 +36,7 @@ from customfit.compat.devices import (
     log_reduction,
     supports_no_merge_call,
 )
+from customfit.compat.errors import locate_error
 from customfit.compat.fit import (
     AS_FIT_EVALUATES,
     batch_end_step,
@@ -54,6 +55,7 @@ from customfit.compat.fit import (
     resolve_verbose,
     scalar_output,
     show_train_graph,
+    single_batch_iterator,
     start_prediction,
     start_training,
     step_counters,
@@ -181,6 +183,7 @@ __all__ = [
     "keras_seed_variables",
     "limit_epochs",
     "limit_steps",
+    "locate_error",
     "log_names",
     "log_reduction",
     "loss_scale",
@@ -200,6 +203,7 @@ __all__ = [
     "set_eager_random_state",
     "show_train_graph",
     "shuffles_ragged_like_dense",
+    "single_batch_iterator",
     "start_prediction",
     "start_training",
     "step_counters",

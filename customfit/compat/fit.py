@@ -7,11 +7,12 @@ does not, and where Keras's callbacks expect counters on the model.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from customfit.compat.steps import Tensors
 from customfit.compat.versions import IS_KERAS_3, KERAS_VERSION, keras, module_beside_model, tf
 
 
@@ -170,6 +171,11 @@ def evaluation_result(model: keras.Model, logs: dict[str, Any], return_dict: boo
     if hasattr(keras.Model, "_flatten_metrics_in_order"):
         return model._flatten_metrics_in_order(logs)
     return module_beside_model("training").flatten_metrics_in_order(logs, model.metrics_names)
+
+
+def single_batch_iterator(batch: Tensors) -> Iterator[Tensors]:
+    """Returns an iterator of one batch, as `train_on_batch` gives it to `train_function`."""
+    return iter([batch]) if IS_KERAS_3 else iter(tf.data.Dataset.from_tensors(batch))
 
 
 def finalize_weights(model: keras.Model) -> None:

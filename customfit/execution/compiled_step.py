@@ -13,7 +13,8 @@ from customfit import compat
 from customfit.compat import tf
 from customfit.data import Batch, BatchSpec, Block, SingleBatch, map_leaves
 from customfit.execution.captures import Captures, captures_of
-from customfit.execution.graph import GraphBlocks, LoopStep
+from customfit.execution.dispatch import as_tensors
+from customfit.execution.graph import GraphBlocks, LoopStep, SingleSteps
 from customfit.execution.pace import FixedPace, Pace
 from customfit.execution.random_ops import ResumableRandomOps
 from customfit.execution.sharding import check_strategy, has_workers, run_step, shard_spec
@@ -83,7 +84,7 @@ class CompiledStep:
         if name == "train_step":
             compat.show_train_graph(model, function)
         graph_step = LoopStep(function, results=None if results is None else autographed(results))
-        self._blocks = GraphBlocks(graph_step)
+        self._blocks = GraphBlocks(graph_step, SingleSteps(graph_step) if self._replicas_ready else None)
         if compat.jit_compile(model):
             self._blocks = XlaBlocks(graph_step, fallback=self._blocks if model.jit_compile_is_auto else None)
 
@@ -151,8 +152,16 @@ class CompiledStep:
             begin: Which step of the epoch it is.
         """
         if not self.eager:
-            batch = map_leaves(lambda leaf: leaf if tf.is_tensor(leaf) else tf.convert_to_tensor(leaf), batch)
+            batch = as_tensors(batch)
         return Block(begin, 1, 1, SingleBatch(), batch)
+
+    def runs_alone(self, block: Block) -> bool:
+        """Whether a block of one step runs as the step alone, so that it draws the same random numbers as elsewhere.
+
+        Args:
+            block: A block of a batch that the caller holds.
+        """
+        return isinstance(self._blocks, GraphBlocks) and self._blocks.runs_alone(block)
 
     def run(self, block: Block) -> Logs | None:
         """Runs the steps of a block, and sets `block.done` to how many there were.

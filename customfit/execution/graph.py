@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable, Protocol
 
 from customfit.compat import tf
-from customfit.data import Batch, BatchSpec, Block, Feed, Fetch, get_batch, inputs_left_out_as_none, map_leaves
+from customfit.data import (
+    Batch,
+    BatchSpec,
+    Block,
+    Feed,
+    Fetch,
+    SingleBatch,
+    get_batch,
+    inputs_left_out_as_none,
+    map_leaves,
+)
+from customfit.execution.dispatch import DirectFunction, as_spec
+from customfit.execution.random_ops import keeps_random_state
 from customfit.execution.trainable import Logs
 
 # What a loop hands from step to step: the tensors of the logs, or `()` if they are computed after the last step; of
@@ -53,10 +66,12 @@ class LoopStep:
         self._step = step
         self._results = results
         self._structure: Logs = {}  # of the logs of the step that is being traced
+        self._traced: tf.types.experimental.ConcreteFunction | None = None
 
     def __call__(self, batch: Batch, index: tf.Tensor, carried: Carried) -> Carried:
         """Runs the step: see `LoopBody`."""
         logs = self._step(batch)
+        self._traced = self._step.get_concrete_function(map_leaves(as_spec, batch))  # it is there already
         return _tensors(logs) if self._results is None else ()
 
     def once(self, batch: Batch) -> Logs:
@@ -67,6 +82,16 @@ class LoopStep:
         """
         logs = self._step(batch)
         return logs if self._results is None else self._results()
+
+    def can_be_copied(self, block: Block) -> bool:
+        """Whether the step in a second graph does the same: no operation of it keeps random state of its own.
+
+        Args:
+            block: A block of its batches, of a kind that has been run in a loop, or of a batch that the caller holds.
+        """
+        if self._traced is None:
+            self._traced = self._step.get_concrete_function(block.fetch.element_spec(block.feed))
+        return not keeps_random_state(self._traced)
 
     def initial(self, batch: Callable[[], Batch | BatchSpec]) -> tuple[Carried, Any]:
         """Returns what the loop carries into its first step: see `LoopBody`.
@@ -99,14 +124,18 @@ class GraphBlocks:
 
     Args:
         step: The step to loop over.
+        singles: Runs blocks of one step where it can. Defaults to `None`: the loop does.
     """
 
-    def __init__(self, step: LoopBody):
+    def __init__(self, step: LoopBody, singles: SingleSteps | None = None):
         self._step = step
+        self._singles = singles
         self._functions: dict[tuple[str, Fetch], Callable] = {}
 
     def run(self, block: Block) -> Any:
         """Runs the steps of a block: see `BlockRunner`."""
+        if self._singles is not None and self._singles.takes(block):
+            return self._singles.run(block)
         if not block.may_end:
             block.done = block.count
             first, end = tf.constant(block.first), tf.constant(block.first + block.count)
@@ -119,11 +148,14 @@ class GraphBlocks:
         block.done = int(done)
         return result
 
+    def runs_alone(self, block: Block) -> bool:
+        """Whether a block of one step runs without the loop."""
+        return self._singles is not None and self._singles.can_run(block)
+
     def _steps(self, fetch: Fetch, feed: Feed, first: tf.Tensor, end: tf.Tensor) -> Any:
         carried, shapes = self._step.initial(
             lambda: tf.function(fetch).get_concrete_function(feed, first).structured_outputs
         )
-        # A loop also around a single step: the step must be in the graph once only.
         _, carried = tf.while_loop(
             lambda index, _: index < end,
             lambda index, carried: (index + 1, self._step(fetch(feed, index), index - first, carried)),
@@ -165,6 +197,77 @@ class GraphBlocks:
         return self._functions[key]
 
 
+class SingleSteps:
+    """Runs blocks of one step, without a loop around it.
+
+    Args:
+        step: The step.
+    """
+
+    def __init__(self, step: LoopStep):
+        self._step = step
+
+        def once_of_optional(batch: tf.experimental.Optional) -> Logs:
+            return step.once(get_batch(batch))
+
+        self._of_batch, self._of_optional = DirectFunction(step.once), DirectFunction(once_of_optional)
+        self._fetched: dict[Fetch, DirectFunction] = {}
+        self._in_a_row = 0
+        self._may_be_copied: bool | None = None
+
+    def takes(self, block: Block) -> bool:
+        """Whether this runs a block.
+
+        It must have one step that may be copied. A `Source` must have given such blocks before: where callbacks look at
+        each step, it goes on to, and else the loop is traced in any case.
+
+        Args:
+            block: The block.
+        """
+        self._in_a_row = self._in_a_row + 1 if block.planned == 1 else 0
+        often = self._in_a_row > 2 or isinstance(block.fetch, SingleBatch)
+        return block.count == 1 and often and self.can_run(block)
+
+    def can_run(self, block: Block) -> bool:
+        """Whether a block of one step can run here: the step may be in a graph of its own, beside that of the loop.
+
+        Args:
+            block: The block.
+        """
+        if self._may_be_copied is None:
+            self._may_be_copied = self._step.can_be_copied(block)
+        return self._may_be_copied
+
+    def run(self, block: Block) -> Logs | None:
+        """Runs the step of a block: see `BlockRunner`."""
+        if block.may_end:
+            batch = block.get_next_as_optional()
+            if not batch.has_value():
+                return None
+            logs = self._of_optional(batch)
+        elif isinstance(block.fetch, SingleBatch):
+            logs = self._of_batch(block.feed)
+        else:
+            logs = self._fetching(block.fetch)(block.feed, _number(block.first))
+        block.done = 1
+        return logs
+
+    def _fetching(self, fetch: Fetch) -> DirectFunction:
+        if fetch not in self._fetched:
+
+            def fetch_and_step(feed: Feed, index: tf.Tensor) -> Logs:
+                return self._step.once(fetch(feed, index))
+
+            self._fetched[fetch] = DirectFunction(fetch_and_step)
+        return self._fetched[fetch]
+
+
+@functools.lru_cache(maxsize=10_000)
+def _number(number: int) -> tf.Tensor:
+    """Returns a number as a tensor. To make one takes a tenth of the time of a small step."""
+    return tf.constant(number)
+
+
 def _tensors(logs: Logs) -> list[tf.Tensor]:
     """Returns the tensors in logs, of which one may be `None`, ragged or sparse."""
     return [leaf for leaf in tf.nest.flatten(logs, expand_composites=True) if leaf is not None]
@@ -173,8 +276,3 @@ def _tensors(logs: Logs) -> list[tf.Tensor]:
 def _zeros(log: tf.Tensor) -> tf.Tensor:
     """Returns zeros that stand for a log in a loop: of its dtype, and of its shape as far as it is known."""
     return tf.zeros([size or 0 for size in log.shape] if log.shape.rank is not None else [], log.dtype)
-
-
-def as_spec(leaf: tf.Tensor | tf.TypeSpec) -> tf.TypeSpec:
-    """Returns the spec of a tensor, and a spec as it is."""
-    return leaf if isinstance(leaf, tf.TypeSpec) else tf.type_spec_from_value(leaf)

@@ -10,7 +10,8 @@ import numpy as np
 
 from customfit.compat import tf
 from customfit.data import Batch, BatchSpec, map_leaves
-from customfit.execution.graph import Carried, as_spec
+from customfit.execution.dispatch import as_spec
+from customfit.execution.graph import Carried
 
 Outputs = Any  # what a model returns: a tensor, or nested tuples, lists and dicts of tensors
 Piece = Union[np.ndarray, tf.Tensor, tf.RaggedTensor, tf.SparseTensor]  # of one output, in one or several steps

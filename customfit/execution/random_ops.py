@@ -8,6 +8,7 @@ stateless counterpart, which draws the same numbers to the bit, with its state i
 from __future__ import annotations
 
 import contextlib
+import itertools
 import secrets
 import threading
 import warnings
@@ -127,6 +128,17 @@ class ResumableRandomOps:
             if int(self.states[name][2]) == 0:  # traced again before it has drawn anything
                 self.states[name].assign([seed, seed2, 0])
         return self.states[name]
+
+
+def keeps_random_state(function: tf.types.experimental.ConcreteFunction) -> bool:
+    """Whether an operation in a traced function, or in one that it calls, keeps random state in itself.
+
+    Args:
+        function: The function.
+    """
+    graph = function.graph.as_graph_def()
+    nodes = itertools.chain(graph.node, *(each.node_def for each in graph.library.function))
+    return any("seed2" in node.attr for node in nodes)  # whatever its kind, it is seeded by two attributes
 
 
 def _warn(name: StepName, op_name: str, on_replica: bool) -> None:

@@ -15,6 +15,7 @@ from customfit.compat import CallbackLike, History, keras
 from customfit.data import Source
 from customfit.every import Duration
 from customfit.execution import CompiledSteps
+from customfit.models.on_batch import compiled_function
 from customfit.models.opening import check_workers, evaluate_explicitly, open_session, warn_of_patched_fit
 from customfit.models.overrides import Carried, call_through, handle_redirected, override_of
 from customfit.tracebacks import filtered_traceback
@@ -272,11 +273,17 @@ class Fitting(compat.KerasModel):
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Trains on one batch as `keras.Model.train_on_batch` does, then obeys `compile(nonfinite=)`."""
-        logs = super().train_on_batch(*args, **kwargs)
+        with compiled_function(self, "train", Fitting):
+            logs = super().train_on_batch(*args, **kwargs)
         guard = self.gradient_pipeline.guard
         if guard.ends_training and self.gradient_pipeline.check_nonfinite(self, epoch=0, steps=guard.steps):
             self.stop_training = True
         return logs
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates on one batch as `keras.Model.test_on_batch` does."""
+        with compiled_function(self, "test", Fitting):
+            return super().test_on_batch(*args, **kwargs)
 
     def make_train_function(self, force: bool = False) -> Callable[..., Any]:
         """Makes Keras's `train_function`. With `force=True` the compiled steps of `custom_fit` are made again, too."""

@@ -46,6 +46,17 @@ def override_of(model: Any, name: str, ours: type) -> Callable[..., Any] | None:
     return None
 
 
+def is_overridden(model: Any, name: str, ours: type) -> bool:
+    """Whether a class above ours, or the model itself, has a method of this name.
+
+    Args:
+        model: The model.
+        name: The method.
+        ours: Our class that has it.
+    """
+    return name in vars(model) or next(cls for cls in type(model).__mro__ if name in vars(cls)) is not ours
+
+
 def call_through(
     model: Any, name: str, override: Callable[..., Any], arguments: Mapping[str, Any], handle: Callable[..., Any]
 ) -> Any:
