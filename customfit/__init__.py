@@ -8,6 +8,7 @@ from customfit.checkpoint import CheckpointError, Checkpoints
 from customfit.every import Every
 from customfit.gradients import AdaptiveClip, NonFinite, NonFiniteError, OptimizerGroups
 from customfit.models import CustomTrainMixin, CustomTrainModel, CustomTrainSequential
+from customfit.tools import set_seed
 from customfit.training import DryRun, Plan, TrainingSession
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "clipping",
     "data",
     "debug",
+    "set_seed",
     "show_versions",
     "testing",
 ]

@@ -1,0 +1,8 @@
+"""Tools around a training run: they drive models from outside, by what is public, as a user would.
+
+This room owns no state. What a tool changes on its way, it restores.
+"""
+
+from customfit.tools.seeds import set_seed
+
+__all__ = ["set_seed"]
