@@ -1,24 +1,29 @@
 """Callbacks for `fit()` and `custom_fit()` alike, one a file. Each owns what it has seen, and nothing else.
 
 `monitoring` says which direction of a metric is better, for early stopping and for the best checkpoint. `printing` has
-lines that do not stick to a progress bar.
+lines that do not stick to a progress bar, `figures` the axes of plots.
 """
 
 from customfit.callbacks.early_stopping import EarlyStopping, make_early_stopping, unknown_monitor
+from customfit.callbacks.figures import Axes, new_axes
 from customfit.callbacks.gradient_events import GradientEvents
 from customfit.callbacks.gradient_health import GradientHealth
 from customfit.callbacks.log_every import LogEvery
 from customfit.callbacks.monitoring import score_of
 from customfit.callbacks.printing import print_line
+from customfit.callbacks.step_history import StepHistory
 from customfit.callbacks.throughput import Throughput
 
 __all__ = [
+    "Axes",
     "EarlyStopping",
     "GradientEvents",
     "GradientHealth",
     "LogEvery",
+    "StepHistory",
     "Throughput",
     "make_early_stopping",
+    "new_axes",
     "print_line",
     "score_of",
     "unknown_monitor",

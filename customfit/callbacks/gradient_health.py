@@ -115,7 +115,7 @@ class GradientHealth(keras.callbacks.Callback):
         try:
             from matplotlib.figure import Figure
         except ImportError:
-            raise ImportError("`GradientHealth.plot` needs matplotlib: `pip install matplotlib`.") from None
+            raise ImportError('`GradientHealth.plot` needs matplotlib: `pip install "customfit[plots]"`.') from None
         figure = Figure(figsize=(12, 5), layout="constrained")
         epochs = np.arange(1, len(self.norms) + 1)
         panels = (("Gradient norm", self.norms), ("Update-to-weight ratio", self.update_ratios))

@@ -47,6 +47,15 @@ def base_optimizer_arguments(name: str) -> dict[str, Any]:
     return {"name": name, "learning_rate": 0.0} if takes_rate else {"name": name}
 
 
+def learning_rate(optimizer: Optimizer) -> tf.Tensor:
+    """Returns the learning rate of the next update, in a graph too. Keras 2's property has that of the last."""
+    rate: Any = getattr(optimizer, "_learning_rate", None)
+    rate = optimizer.learning_rate if rate is None else rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        rate = rate(optimizer.iterations)
+    return tf.cast(tf.convert_to_tensor(rate), tf.float32)
+
+
 def build_optimizer(model: keras.Model) -> None:
     """Makes the optimizer's variables before the first step, as `fit` of Keras 3 does.
 

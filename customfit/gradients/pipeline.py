@@ -21,6 +21,7 @@ from customfit.execution import Logs, TrainableModel, replicas
 from customfit.gradients.clipping import AdaptiveClip, Clip, Gradient
 from customfit.gradients.metrics import GradientMetrics
 from customfit.gradients.nonfinite import NonFinite, NonFiniteError, NonFiniteGuard
+from customfit.gradients.recorder import StepRecorder, current_rates
 from customfit.gradients.step_updates import StepUpdates, logs_undone_where
 from customfit.gradients.undo import RunningStep
 from customfit.gradients.update import Update
@@ -37,6 +38,7 @@ class GradientPipeline:
 
     Attributes:
         guard: Finds and undoes steps that are not finite.
+        recorder: Records the values of each step, for `callbacks.StepHistory`, or `None`.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class GradientPipeline:
         self._running = RunningStep()
         self.guard = NonFiniteGuard(NonFinite.from_option(nonfinite), self._running)
         self.metrics = GradientMetrics(metrics)
+        self.recorder: StepRecorder | None = None
         self._updates: dict[tuple[int, ...], Update] = {}  # by the ids of their optimizer and variables
         self._reached = False  # whether a step has handed its gradients over
 
@@ -107,6 +110,17 @@ class GradientPipeline:
         Raises:
             ValueError: If an option would have no effect, because the step hands no gradients to any optimizer.
         """
+        if self.recorder is None:
+            return self._run(model, step, data)
+        with self.recorder.recording() as whole:
+            if not whole:
+                return self._run(model, step, data)
+            rates = current_rates(model.optimizer)
+            logs = self._run(model, step, data)
+            self.recorder.write(logs, rates)
+            return logs
+
+    def _run(self, model: TrainableModel, step: Callable[[Batch], Logs], data: Batch) -> Logs:
         if self._running.is_running or not (self._asks_for_anything or model.changes_gradients):
             return step(data)  # `super().train_step(data)` is part of the step that has called it
 
@@ -116,7 +130,7 @@ class GradientPipeline:
             else:
                 with tf.init_scope():
                     self.guard.build()
-                logs, bad = self.guard.run(model, step, data, kept=lambda: self.variables)
+                logs, bad = self.guard.run(model, step, data, kept=lambda: [*self.variables, *self.transient_variables])
                 self.metrics.count_skipped(bad)
                 logs = logs_undone_where(bad, logs, model)
         self._check_reached(model)
@@ -142,6 +156,11 @@ class GradientPipeline:
         """All state: of accumulators, clips, counters and metrics."""
         of_updates = [variable for update in self._updates.values() for variable in update.variables]
         return [*of_updates, *self.guard.variables, *self.metrics.variables]
+
+    @property
+    def transient_variables(self) -> list[tf.Variable]:
+        """State that is neither saved nor undone with that of the model: what a recorder has written."""
+        return [] if self.recorder is None else self.recorder.variables
 
     def build(
         self,
@@ -232,6 +251,19 @@ class GradientPipeline:
             for update in self._updates.values():
                 update.forget_trace()
             model.forget_steps()
+
+    def record_steps(self, model: TrainableModel, every: int, rows: int) -> StepRecorder:
+        """Records the values of each step from now on. The steps are traced again for that.
+
+        Args:
+            model: The model.
+            every: Of how many steps the last is recorded.
+            rows: How many rows the buffer must have at least.
+        """
+        if self.recorder is None or self.recorder.every != every or self.recorder.rows < rows:
+            self.recorder = StepRecorder(every, rows)
+            model.forget_steps()
+        return self.recorder
 
     def prepare(self, model: TrainableModel) -> None:
         """Creates the state before the first step if it cannot be created within one: on several replicas.

@@ -97,6 +97,8 @@ class TrainingSteps(compat.KerasModel):
             x: The inputs of the batch, by whose rows the loss is weighted.
         """
         compat.track_loss(self, loss, x)
+        if self.gradient_pipeline.recorder is not None:
+            self.gradient_pipeline.recorder.add_loss(loss)
 
     def compute_gradients(
         self,

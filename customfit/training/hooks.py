@@ -14,7 +14,7 @@ from typing import Any, Callable, Union
 
 from customfit import compat
 from customfit.arguments import listed
-from customfit.callbacks import LogEvery, Throughput
+from customfit.callbacks import LogEvery, StepHistory, Throughput
 from customfit.compat import keras
 from customfit.data import Block
 from customfit.execution import Logs, Pace
@@ -65,12 +65,13 @@ class BatchHooks:
         Args:
             step: The step of the epoch with which it begins.
             steps_per_execution: What to return while a callback has a batch hook.
-            pace: How many steps to run otherwise, unless `LogEvery` prints a line before.
+            pace: How many steps to run otherwise, unless `LogEvery` prints a line or a `StepHistory` is full before.
         """
         self._update_listeners(step)
         if self._every_step:
             return steps_per_execution
-        return min([pace.steps, *(callback.until_due(step) for callback in self._log_every)])
+        dues = [callback.until_due(step) for callback in self._log_every]
+        return min([pace.steps, *dues, *(callback.steps_until_full() for callback in self._step_histories)])
 
     @property
     def calls_every_step(self) -> bool:
@@ -102,6 +103,8 @@ class BatchHooks:
             getattr(self._callbacks, self._end_hook)(step, logs)
             self._unseen = None  # the progress bar is in the list
         else:
+            for history in self._step_histories:
+                history.advance(block.done)
             self._end_of_block(block.begin + block.done - 1, logs)
         for throughput in self._throughput:
             throughput.after_callbacks()
@@ -137,13 +140,19 @@ class BatchHooks:
 
     def _find_listeners(self) -> None:
         """Sorts the callbacks into the progress bar, our own, those with batch hooks, and those with idle ones."""
-        by_kind: dict[type, list[Any]] = {keras.callbacks.ProgbarLogger: [], LogEvery: [], Throughput: []}
+        by_kind: dict[type, list[Any]] = {
+            keras.callbacks.ProgbarLogger: [],
+            LogEvery: [],
+            StepHistory: [],
+            Throughput: [],
+        }
         others: list[keras.callbacks.Callback] = []
         for callback in self._callbacks.callbacks:  # exactly these classes: a subclass may do anything in its hooks
             by_kind.get(type(callback), others).append(callback)
         training = self._phase == "train"
         self._progress_bars = by_kind[keras.callbacks.ProgbarLogger] if self._shows_progress else []
         self._log_every: list[LogEvery] = by_kind[LogEvery] if training else []
+        self._step_histories: list[StepHistory] = by_kind[StepHistory] if training else []
         self._throughput: list[Throughput] = by_kind[Throughput] if training else []
         listeners: list[keras.callbacks.Callback] = []
         # Keras's own that have a batch hook but, as they are set, nothing to do in it after a single step.

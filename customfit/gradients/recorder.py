@@ -1,0 +1,142 @@
+"""`StepRecorder`: the values of every step, written in its graph."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from customfit import compat
+from customfit.compat import keras, tf
+
+ROWS = 1024
+
+
+class StepRecorder:
+    """Writes the logs of each step, the batch's own loss and the learning rates into a buffer on the device.
+
+    Nobody waits for it: the buffer is read when it is full, or when an epoch ends.
+
+    Args:
+        every: Of how many steps the last is recorded.
+        rows: How many rows the buffer has.
+
+    Attributes:
+        names: The columns, once a step has been traced.
+        variables: All state.
+    """
+
+    def __init__(self, every: int, rows: int = ROWS):
+        self.every = every
+        self.rows = rows
+        self.names: list[str] = []
+        self._step = tf.Variable(0, dtype=tf.int64, trainable=False, name="recorded_steps")
+        self._loss = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="batch_loss")
+        self._buffer: tf.Variable | None = None
+        self._has_loss = self._records = False
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """All state. None of it is saved or undone with that of the model."""
+        return [self._step, self._loss, *([] if self._buffer is None else [self._buffer])]
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[bool]:
+        """A context for a step. It is given whether the step is the whole one, and not one that another has called."""
+        whole = not self._records
+        self._records = True
+        try:
+            yield whole
+        finally:
+            self._records = not whole
+
+    def add_loss(self, loss: tf.Tensor) -> None:
+        """Notes the loss of the batch.
+
+        Args:
+            loss: The loss, a scalar.
+        """
+        if self._records:  # not in a step of validation
+            self._has_loss = True
+            self._loss.assign(tf.cast(loss, tf.float64))
+
+    def write(self, logs: Mapping[str, Any], rates: Mapping[str, tf.Tensor]) -> None:
+        """Writes a row.
+
+        Args:
+            logs: The logs of the step.
+            rates: The learning rates of the step, by name.
+        """
+        values = {"batch_loss": self._loss.read_value()} if self._has_loss else {}
+        values.update({name: log for name, log in logs.items() if _is_number(log)})
+        values.update({name: rate for name, rate in rates.items() if name not in values})
+        buffer = self._build(list(values))
+        nan = tf.constant(float("nan"), tf.float64)
+        row = tf.stack([tf.cast(values[name], tf.float64) if name in values else nan for name in self.names])
+        place = self._step // self.every % self.rows  # the last of `every` steps stays
+        buffer.scatter_nd_update([[place]], [row])
+        self._step.assign_add(1)
+
+    def _build(self, names: list[str]) -> tf.Variable:
+        new = [name for name in names if name not in self.names]
+        if self._buffer is None:
+            self.names = names
+            # A function that is being traced refuses new variables, or is traced twice, but only of its own thread.
+            thread = threading.Thread(target=self._create)
+            thread.start()
+            thread.join()
+        elif new:
+            raise ValueError(
+                "Every trace of `train_step` must return the same logs, where a `StepHistory` records them. Received: "
+                f"{', '.join(map(repr, new))} beside {', '.join(map(repr, self.names))}"
+            )
+        assert self._buffer is not None
+        return self._buffer
+
+    def _create(self) -> None:
+        zeros = tf.zeros([self.rows, len(self.names)], tf.float64)
+        self._buffer = tf.Variable(zeros, trainable=False, name="recorded_values")
+
+    def seek(self, step: int) -> None:
+        """Goes on counting from a step.
+
+        Args:
+            step: How many steps came before.
+        """
+        self._step.assign(step)
+
+    def read(self) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Returns how many steps were counted, and a copy of the buffer, as tensors: nothing waits for the device."""
+        return tf.identity(self._step), None if self._buffer is None else tf.identity(self._buffer)
+
+
+def rates_of(optimizer: keras.optimizers.Optimizer | None) -> dict[str, keras.optimizers.Optimizer]:
+    """Returns the optimizers that have a learning rate, by the name of the rate in logs.
+
+    Args:
+        optimizer: The optimizer of a model: one that scales the loss, or that consists of groups, has others in it.
+
+    Returns:
+        `{"learning_rate": optimizer}`, or for groups `{"learning_rate/encoder": ..., "learning_rate/head": ...}`.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    several = getattr(inner, "groups", None) or dict(enumerate(getattr(inner, "optimizers", ())))
+    if several:
+        return {f"learning_rate/{name}": each for name, each in several.items()}
+    return {"learning_rate": inner} if hasattr(inner, "learning_rate") else {}
+
+
+def current_rates(optimizer: keras.optimizers.Optimizer | None) -> dict[str, tf.Tensor]:
+    """Returns the learning rates of the next update, by the names of `rates_of`.
+
+    Args:
+        optimizer: The optimizer of a model.
+    """
+    return {name: compat.learning_rate(each) for name, each in rates_of(optimizer).items()}
+
+
+def _is_number(log: Any) -> bool:
+    if not tf.is_tensor(log):
+        return isinstance(log, (int, float))
+    return isinstance(log, tf.Tensor) and log.shape.rank == 0 and (log.dtype.is_floating or log.dtype.is_integer)
