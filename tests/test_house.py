@@ -21,8 +21,8 @@ ROOMS = {
     "training": "loop session pauses plan checkpointing dry_run validation evaluation prediction hooks checks limits "
     "signals stop progress observers",
     "debug clipping": "",
-    "gradients": "pipeline update nonfinite undo step_updates step_dump metrics recorder accumulation optimizers "
-    "clipping layers",
+    "gradients": "pipeline update nonfinite undo step_updates step_dump metrics recorder rates accumulation "
+    "optimizers clipping layers",
     "checkpoint": "checkpointer checkpoints fingerprint differences options training_state releases variables "
     "random_state store lock",
     "execution": "compiled_step prediction outputs xla graph dispatch random_ops pace sharding captures snapshot replicas "

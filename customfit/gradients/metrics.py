@@ -10,11 +10,12 @@ import numpy as np
 
 from customfit import compat
 from customfit.arguments import did_you_mean
-from customfit.compat import tf
+from customfit.compat import keras, tf
 from customfit.execution import replicas
 from customfit.gradients.clipping import Gradient, global_norm, sum_duplicates
+from customfit.gradients.rates import rates_of
 
-NAMES = ("grad_norm", "clip_fraction", "update_ratio", "loss_scale", "skipped_steps")
+NAMES = ("grad_norm", "clip_fraction", "update_ratio", "loss_scale", "skipped_steps", "learning_rate")
 LAYER_COLUMNS = ("updates", "norm", "update_ratio", "zero", "nonfinite")
 
 
@@ -33,6 +34,7 @@ class GradientMetrics:
     - `update_ratio`: the norm of the change of all weights, divided by their norm; 1 for weights at zero.
     - `loss_scale`: the loss scale at the last step, not averaged; 1 without one.
     - `skipped_steps`: how many steps changed nothing because something was not finite.
+    - `learning_rate`: the rate of the last update, not averaged; for groups `learning_rate/<group>`.
 
     Args:
         names: Some of these names.
@@ -56,16 +58,20 @@ class GradientMetrics:
         self.variables: list[tf.Variable] = []
         self.epoch_variables: list[tf.Variable] = []
         self._layers: dict[tuple[int, ...], _LayerSums] = {}  # by the ids of the variables of an update
+        self._rates: dict[str, tuple[keras.optimizers.Optimizer, tf.Variable]] = {}  # by their names in logs
 
     def __bool__(self) -> bool:
         return bool(self.names) or self.measures_layers
 
-    def build(self, variables: Sequence[tf.Variable]) -> None:
+    def build(self, variables: Sequence[tf.Variable], optimizer: keras.optimizers.Optimizer) -> None:
         """Creates the sums.
 
         Args:
             variables: The variables that are updated. Each list of them is measured on its own.
+            optimizer: Their optimizer.
         """
+        for name, each in rates_of(optimizer).items() if "learning_rate" in self.names else ():
+            self._build_rate(name, each)
         if self.names and not self.epoch_variables:
             self._sums = replicas.variable(tf.zeros(len(NAMES)), "gradient_metric_sums")
             self._updates = replicas.variable(0.0, "gradient_metric_updates")
@@ -76,6 +82,14 @@ class GradientMetrics:
             sums = replicas.variable(tf.zeros([len(variables), len(LAYER_COLUMNS)]), "layer_sums")
             self._layers[key] = _LayerSums(list(variables), sums)
             self.variables.append(sums)
+
+    def _build_rate(self, name: str, optimizer: keras.optimizers.Optimizer) -> None:
+        if any(optimizer is known for known, _ in self._rates.values()):
+            return
+        others = sum(known.partition("#")[0] == name for known in self._rates)  # of further optimizers, as in a GAN
+        rate = replicas.variable(0.0, "learning_rate")
+        self._rates[f"{name}#{others + 1}" if others else name] = optimizer, rate
+        self.variables.append(rate)
 
     def reset(self) -> None:
         """Resets the sums over an epoch."""
@@ -112,12 +126,16 @@ class GradientMetrics:
         values = {name: means[NAMES.index(name)] for name in self.names}
         for name in set(self.names) & {"loss_scale", "skipped_steps"}:
             values[name] = self._sums[NAMES.index(name)]
+        if values.pop("learning_rate", None) is not None:
+            values.update({name: rate.read_value() for name, (_, rate) in self._rates.items()})
         return values
 
     @property
     def has_results(self) -> bool:
         """Whether any update has been measured in this epoch. It waits for the device."""
-        return bool(self.epoch_variables) and bool(tf.reduce_any(self._sums.read_value() != 0))
+        return bool(self.epoch_variables) and any(
+            bool(tf.reduce_any(sums.read_value() != 0)) for sums in self.epoch_variables
+        )
 
     def count_skipped(self, skipped: tf.Tensor) -> None:
         """Counts a step that changed nothing.
@@ -135,7 +153,7 @@ class GradientMetrics:
         gradients: Sequence[Gradient],
         clipped: Sequence[Gradient],
         variables: Sequence[tf.Variable],
-        scale: tf.Tensor | None,
+        optimizer: keras.optimizers.Optimizer,
         finite: tf.Tensor | None,
     ) -> Iterator[None]:
         """Measures the update that is made within.
@@ -144,7 +162,7 @@ class GradientMetrics:
             gradients: The gradients before the clip.
             clipped: The gradients after the clip.
             variables: The variables that are updated.
-            scale: The loss scale, or `None`.
+            optimizer: Their optimizer.
             finite: Whether the optimizer makes the update, if it may skip it. A skipped one is not measured.
         """
         layers = self._layers.get(_key(variables)) if self.measures_layers else None
@@ -156,6 +174,12 @@ class GradientMetrics:
             if layers is not None or "update_ratio" in self.names
             else []
         )
+        scale = compat.loss_scale(optimizer)
+        if "learning_rate" in self.names:
+            mine = rates_of(optimizer).values()
+            for each, rate in self._rates.values():
+                if any(each is one for one in mine):
+                    rate.assign(compat.learning_rate(each))
         yield
         changes = [tf.convert_to_tensor(variable) - old for variable, old in zip(variables, before)]
         weight = 1.0 if finite is None else tf.cast(finite, tf.float32)

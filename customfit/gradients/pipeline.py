@@ -21,7 +21,8 @@ from customfit.execution import Logs, TrainableModel, replicas
 from customfit.gradients.clipping import AdaptiveClip, Clip, Gradient
 from customfit.gradients.metrics import GradientMetrics
 from customfit.gradients.nonfinite import NonFinite, NonFiniteError, NonFiniteGuard
-from customfit.gradients.recorder import StepRecorder, current_rates
+from customfit.gradients.rates import current_rates
+from customfit.gradients.recorder import StepRecorder
 from customfit.gradients.step_updates import StepUpdates, logs_undone_where
 from customfit.gradients.undo import RunningStep
 from customfit.gradients.update import Update
@@ -191,7 +192,7 @@ class GradientPipeline:
                     model, variables, optimizer, clip, self.accumulation_steps, self.guard, self.metrics
                 )
         with tf.init_scope():
-            self.metrics.build(variables)
+            self.metrics.build(variables, optimizer)
         return self._updates[key]
 
     def apply(

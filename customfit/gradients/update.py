@@ -132,7 +132,7 @@ class Update:
             finite = all_finite(clipped)
             self._guard.count_skipped(tf.logical_not(finite))
             self._metrics.count_skipped(tf.logical_not(finite))
-        with self._metrics.measuring(gradients, clipped, self.trained, compat.loss_scale(optimizer), finite):
+        with self._metrics.measuring(gradients, clipped, self.trained, optimizer, finite):
             compat.apply_gradients(optimizer, clipped, self.trained, reduced=True)
 
 

@@ -101,8 +101,10 @@ class Compiling(compat.KerasModel):
                 training ends. With the dynamic loss scale of `mixed_float16` only the loss is checked: gradients that
                 overflow are how the scale finds its value. `NonFinite("raise", dump="folder")` also saves the step, for
                 `customfit.debug.replay`.
-            gradient_metrics: Some of `"grad_norm"`, `"clip_fraction"`, `"update_ratio"`, `"loss_scale"` and
-                `"skipped_steps"`, which are then in the logs and in History.
+            gradient_metrics: Some of `"grad_norm"`, `"clip_fraction"`, `"update_ratio"`, `"loss_scale"`,
+                `"skipped_steps"` and `"learning_rate"`, which are then in the logs and in History. The rate is that of
+                the last update, whatever has set it: a number, a schedule, a callback. Groups of optimizers have one
+                each, `"learning_rate/<group>"`.
             **options: As in `keras.Model.compile`.
 
         Raises:
