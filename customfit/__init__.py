@@ -8,7 +8,7 @@ from customfit.checkpoint import CheckpointError, Checkpoints
 from customfit.every import Every
 from customfit.gradients import AdaptiveClip, NonFinite, NonFiniteError, OptimizerGroups
 from customfit.models import CustomTrainMixin, CustomTrainModel, CustomTrainSequential
-from customfit.tools import set_seed
+from customfit.tools import LearningRateSearch, find_learning_rate, set_seed
 from customfit.training import DryRun, Plan, TrainingSession
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "DryRun",
     "EarlyStopping",
     "Every",
+    "LearningRateSearch",
     "NonFinite",
     "NonFiniteError",
     "OptimizerGroups",
@@ -31,6 +32,7 @@ __all__ = [
     "clipping",
     "data",
     "debug",
+    "find_learning_rate",
     "set_seed",
     "show_versions",
     "testing",

@@ -10,6 +10,7 @@ from customfit.callbacks.gradient_events import GradientEvents
 from customfit.callbacks.gradient_health import GradientHealth
 from customfit.callbacks.log_every import LogEvery
 from customfit.callbacks.monitoring import score_of
+from customfit.callbacks.one_cycle import OneCycle
 from customfit.callbacks.printing import print_line
 from customfit.callbacks.step_history import StepHistory
 from customfit.callbacks.throughput import Throughput
@@ -20,6 +21,7 @@ __all__ = [
     "GradientEvents",
     "GradientHealth",
     "LogEvery",
+    "OneCycle",
     "StepHistory",
     "Throughput",
     "make_early_stopping",

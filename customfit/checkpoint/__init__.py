@@ -9,6 +9,7 @@ from customfit.checkpoint.checkpointer import Checkpointer
 from customfit.checkpoint.checkpoints import Checkpoints, Directory
 from customfit.checkpoint.fingerprint import fingerprint, learning_rates
 from customfit.checkpoint.lock import CheckpointError
+from customfit.checkpoint.random_state import random_states, set_random_states
 from customfit.checkpoint.store import CheckpointStore
 from customfit.checkpoint.training_state import TrainingState
 from customfit.checkpoint.variables import changed_by_validation, variables_of
@@ -23,5 +24,7 @@ __all__ = [
     "changed_by_validation",
     "fingerprint",
     "learning_rates",
+    "random_states",
+    "set_random_states",
     "variables_of",
 ]

@@ -20,6 +20,7 @@ from customfit.compat.captures import captured_handles, variable_names, variable
 from customfit.compat.data import (
     KerasData,
     cardinality,
+    copied_dataset,
     epochs_share_iterator,
     fit_casts_tensors,
     is_torch_data_loader,
@@ -150,6 +151,7 @@ __all__ = [
     "compile_options",
     "compiled_trainable_state",
     "compute_loss",
+    "copied_dataset",
     "count_prediction_step",
     "count_step",
     "create_keras_seed_generator",

@@ -27,6 +27,30 @@ def shuffles_ragged_like_dense() -> bool:
     return IS_KERAS_3
 
 
+# Inputs of datasets that all iterators of a dataset share, and the operations that stand for one of their own.
+_SHARED = {
+    "ShuffleDatasetV3": (4, "DummySeedGenerator"),
+    "ShuffleAndRepeatDatasetV2": (5, "DummySeedGenerator"),
+    "CacheDatasetV2": (2, "DummyMemoryCache"),
+}
+
+
+def copied_dataset(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns a dataset of the same elements. Reading it does not change the order in which the original shuffles.
+
+    What Python functions in the dataset keep is shared.
+    """
+    variant = tf.data.experimental.to_variant(dataset)
+    serialized = tf.raw_ops.DatasetToGraphV2(input_dataset=variant, external_state_policy=1)  # without a warning
+    graph = tf.compat.v1.GraphDef.FromString(serialized.numpy())
+    for node in list(graph.node):
+        if node.op in _SHARED:
+            place, dummy = _SHARED[node.op]
+            node.input[place] = graph.node.add(name=f"{node.name}/own", op=dummy).name
+    variant = tf.raw_ops.DatasetFromGraph(graph_def=graph.SerializeToString())
+    return tf.data.experimental.from_variant(variant, dataset.element_spec)
+
+
 def epochs_share_iterator() -> bool:
     """Whether `fit` reads all epochs from one iterator, and stops training when it is exhausted, as Keras 2 does.
 

@@ -3,6 +3,7 @@
 This room owns no state. What a tool changes on its way, it restores.
 """
 
+from customfit.tools.learning_rate import LearningRateSearch, find_learning_rate
 from customfit.tools.seeds import set_seed
 
-__all__ = ["set_seed"]
+__all__ = ["LearningRateSearch", "find_learning_rate", "set_seed"]
