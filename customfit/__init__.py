@@ -8,13 +8,14 @@ from customfit.checkpoint import CheckpointError, Checkpoints
 from customfit.every import Every
 from customfit.gradients import AdaptiveClip, NonFinite, NonFiniteError, OptimizerGroups
 from customfit.models import CustomTrainMixin, CustomTrainModel, CustomTrainSequential
-from customfit.tools import LearningRateSearch, find_learning_rate, set_seed
+from customfit.tools import CrossValidation, LearningRateSearch, cross_validate, find_learning_rate, set_seed
 from customfit.training import DryRun, Plan, TrainingSession
 
 __all__ = [
     "AdaptiveClip",
     "CheckpointError",
     "Checkpoints",
+    "CrossValidation",
     "CustomTrainMixin",
     "CustomTrainModel",
     "CustomTrainSequential",
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "callbacks",
     "clipping",
+    "cross_validate",
     "data",
     "debug",
     "find_learning_rate",
