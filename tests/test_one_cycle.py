@@ -75,6 +75,8 @@ class ByHand(keras.callbacks.Callback):
     ids=["sgd", "momentum", "nesterov", "adam", "nadam"],
 )
 def test_rate_and_momentum_train_as_if_they_were_set_before_each_step(how, make, cycles_momentum):
+    if isinstance(make(), keras.optimizers.Nadam) and not hasattr(keras, "ops"):
+        pytest.skip("Keras 2's Nadam counts in Python: it trains another way if it runs eagerly")
     cycle = OneCycle(0.05, momentum=(0.8, 0.9))
     rates = curve(0.002, 0.05, 0.002 / 1e4, 20, 0.3)
     momenta = curve(0.9, 0.8, 0.9, 20, 0.3) if cycles_momentum in (True, None) else [None] * 20
