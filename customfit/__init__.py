@@ -8,7 +8,7 @@ from customfit.checkpoint import CheckpointError, Checkpoints
 from customfit.every import Every
 from customfit.gradients import AdaptiveClip, NonFinite, NonFiniteError, OptimizerGroups
 from customfit.models import CustomTrainMixin, CustomTrainModel, CustomTrainSequential
-from customfit.tools import CrossValidation, LearningRateSearch, cross_validate, find_learning_rate, set_seed
+from customfit.tools import CrossValidation, LearningRateSearch, cross_validate, eject, find_learning_rate, set_seed
 from customfit.training import DryRun, Plan, TrainingSession
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "cross_validate",
     "data",
     "debug",
+    "eject",
     "find_learning_rate",
     "set_seed",
     "show_versions",

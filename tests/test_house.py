@@ -15,7 +15,7 @@ PACKAGE = ROOT / "customfit"
 # may import from those that come after it.
 ROOMS = {
     "__init__": "",
-    "tools": "cross_validation learning_rate restoring seeds",
+    "tools": "cross_validation eject expressions learning_rate restoring seeds",
     "models": "model mixin predicting fitting on_batch overrides opening compiling steps",
     "testing": "parity resume",
     "training": "loop session pauses plan checkpointing dry_run validation evaluation prediction hooks checks limits "
@@ -27,8 +27,8 @@ ROOMS = {
     "random_state store lock",
     "execution": "compiled_step prediction outputs xla graph dispatch random_ops pace sharding captures snapshot replicas "
     "trainable",
-    "callbacks": "gradient_events gradient_health step_history one_cycle throughput log_every early_stopping printing "
-    "figures monitoring",
+    "callbacks": "gradient_events gradient_health step_history one_cycle throughput "
+    "log_every early_stopping printing figures monitoring",
     "data": "make first datasets iterators lengths iterables arrays placement rows conversion stored weights source",
     "_show_versions": "",
     "serialization": "",

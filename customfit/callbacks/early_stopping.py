@@ -215,6 +215,11 @@ class EarlyStopping(keras.callbacks.Callback):
             return True
         return value < reference - by if self._direction() == "min" else value > reference + by
 
+    @property
+    def direction(self) -> Direction:
+        """Which direction of the metric is better: "min" or "max"."""
+        return self._direction()
+
     def _direction(self) -> Direction:
         direction = direction_of(self.monitor or "") if self.mode == "auto" else self.mode
         if direction is None:

@@ -4,7 +4,8 @@ This room owns no state. What a tool changes on its way, it restores.
 """
 
 from customfit.tools.cross_validation import CrossValidation, cross_validate
+from customfit.tools.eject import eject
 from customfit.tools.learning_rate import LearningRateSearch, find_learning_rate
 from customfit.tools.seeds import set_seed
 
-__all__ = ["CrossValidation", "LearningRateSearch", "cross_validate", "find_learning_rate", "set_seed"]
+__all__ = ["CrossValidation", "LearningRateSearch", "cross_validate", "eject", "find_learning_rate", "set_seed"]
