@@ -4,6 +4,7 @@
 lines that do not stick to a progress bar, `figures` the axes of plots.
 """
 
+from customfit.callbacks.averaged_weights import AveragedWeights
 from customfit.callbacks.early_stopping import EarlyStopping, make_early_stopping, unknown_monitor
 from customfit.callbacks.figures import Axes, new_axes
 from customfit.callbacks.gradient_events import GradientEvents
@@ -16,6 +17,7 @@ from customfit.callbacks.step_history import StepHistory
 from customfit.callbacks.throughput import Throughput
 
 __all__ = [
+    "AveragedWeights",
     "Axes",
     "EarlyStopping",
     "GradientEvents",

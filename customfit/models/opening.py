@@ -25,6 +25,7 @@ from customfit.training import (
     Evaluation,
     Prediction,
     TrainingSession,
+    check_averaging,
     check_callbacks,
     check_labels,
     check_monitor,
@@ -105,6 +106,7 @@ def open_session(model: keras.Model, arguments: Mapping[str, Any]) -> tuple[Trai
         dry_run=dry_run,
         identity={"class_weight": given.class_weight},
     )
+    check_averaging(session.callbacks.callbacks)
     check_monitor(model, session.callbacks.callbacks, data, session.validation.data)
     return session, data
 

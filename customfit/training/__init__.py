@@ -4,7 +4,7 @@
 limits and signals, and whether and why it ends.
 """
 
-from customfit.training.checks import check_callbacks, check_labels, check_monitor, check_targets
+from customfit.training.checks import check_averaging, check_callbacks, check_labels, check_monitor, check_targets
 from customfit.training.dry_run import Callbacks, DryRun
 from customfit.training.evaluation import Evaluation
 from customfit.training.loop import run_epochs
@@ -22,6 +22,7 @@ __all__ = [
     "Plan",
     "Prediction",
     "TrainingSession",
+    "check_averaging",
     "check_callbacks",
     "check_labels",
     "check_monitor",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from customfit import compat
-from customfit.callbacks import EarlyStopping, LogEvery, unknown_monitor
+from customfit.callbacks import AveragedWeights, EarlyStopping, LogEvery, unknown_monitor
 from customfit.compat import keras, tf
 from customfit.data import Source
 from customfit.execution import StepName, compiled_steps
@@ -145,6 +145,23 @@ def check_monitor(
         names = steps.test.log_names(getattr(validation[prefix], "element_spec", None))
     if names is not None and stopping.monitor[len(prefix) :] not in names:
         raise unknown_monitor(stopping.monitor, [prefix + name for name in names])
+
+
+def check_averaging(callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Refuses an `AveragedWeights` beside early stopping that would put the weights of the best epoch in its place.
+
+    Args:
+        callbacks: All callbacks of the run.
+
+    Raises:
+        ValueError: If there are both.
+    """
+    restoring = [callback for callback in callbacks if getattr(callback, "restore_best_weights", False)]
+    if restoring and any(isinstance(callback, AveragedWeights) for callback in callbacks):
+        raise ValueError(
+            "`AveragedWeights` must be used with early stopping that has `restore_best_weights=False`: the weights of "
+            f"the best epoch would replace the averaged ones. Received: a {type(restoring[0]).__name__} that restores"
+        )
 
 
 def _keras_computes_loss(model: keras.Model, step: StepName) -> bool:
