@@ -6,7 +6,7 @@ from customfit._version import __version__
 from customfit.callbacks import EarlyStopping
 from customfit.checkpoint import CheckpointError, Checkpoints
 from customfit.every import Every
-from customfit.gradients import AdaptiveClip, NonFinite, NonFiniteError, OptimizerGroups
+from customfit.gradients import AdaptiveClip, LayerRates, NonFinite, NonFiniteError, OptimizerGroups
 from customfit.models import CustomTrainMixin, CustomTrainModel, CustomTrainSequential
 from customfit.tools import CrossValidation, LearningRateSearch, cross_validate, eject, find_learning_rate, set_seed
 from customfit.training import DryRun, Plan, TrainingSession
@@ -22,6 +22,7 @@ __all__ = [
     "DryRun",
     "EarlyStopping",
     "Every",
+    "LayerRates",
     "LearningRateSearch",
     "NonFinite",
     "NonFiniteError",

@@ -197,6 +197,8 @@ PRIVATE_NAMES = {
     "_adapter": (KERAS_2, lambda: data_handler()._adapter.should_recreate_iterator() is False),
     "_handle_data": (ALWAYS, lambda: compat.variable_spec(tf.Variable([1, 2]).handle) == tf.TensorSpec([2], tf.int32)),
     "_trainable_variables": (KERAS_3, lambda: built_for(built_optimizer()) == [WEIGHT]),
+    "_index_dict": (KERAS_2, lambda: len(built_optimizer()._index_dict) == 1),
+    "_var_key": (KERAS_2, lambda: built_optimizer()._var_key(WEIGHT) in built_optimizer()._index_dict),
     "_learning_rate": (ALWAYS, lambda: round(float(built_optimizer()._learning_rate), 6) == 0.01),
     "_rng": (ALWAYS, lambda: tf.random.set_seed(1) or compat.eager_random_state() is not None),
 }

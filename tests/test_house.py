@@ -27,7 +27,7 @@ ROOMS = {
     "random_state store lock",
     "execution": "compiled_step prediction outputs xla graph dispatch random_ops pace sharding captures snapshot replicas "
     "trainable",
-    "callbacks": "averaged_weights gradient_events gradient_health step_history one_cycle throughput "
+    "callbacks": "averaged_weights unfreeze gradient_events gradient_health step_history one_cycle throughput "
     "log_every early_stopping printing figures monitoring",
     "data": "make first datasets iterators lengths iterables arrays placement rows conversion stored weights source",
     "_show_versions": "",

@@ -15,6 +15,7 @@ from customfit.callbacks.one_cycle import OneCycle
 from customfit.callbacks.printing import print_line
 from customfit.callbacks.step_history import StepHistory
 from customfit.callbacks.throughput import Throughput
+from customfit.callbacks.unfreeze import Unfreeze
 
 __all__ = [
     "AveragedWeights",
@@ -26,6 +27,7 @@ __all__ = [
     "OneCycle",
     "StepHistory",
     "Throughput",
+    "Unfreeze",
     "make_early_stopping",
     "new_axes",
     "print_line",

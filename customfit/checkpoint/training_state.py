@@ -150,6 +150,8 @@ class TrainingState:
         See `seek` and `restore_generators`: data that is read again draws from the generators as it did at first.
         """
         tensors = read_tensors(folder / VARIABLES)
+        callbacks = unpack(record["callbacks"], tensors)
+        self._set_callback_states(callbacks, only_first=True)
         named = dict(record["variables"])
         if any(name.startswith("global/") for name in named):
             compat.create_keras_seed_generator()
@@ -170,7 +172,7 @@ class TrainingState:
         randomness = compiled_steps(self._model).randomness
         if randomness is not None:
             randomness.restore({name[3:]: tensors[name] for name in named if name.startswith("op/")})
-        self._set_callback_states(unpack(record["callbacks"], tensors))
+        self._set_callback_states(callbacks)
         self._random = unpack(record["random"], tensors)
         self.progress.set_state(unpack(record["progress"], tensors))
         self._stop.set_state(unpack(record["stop"], tensors))
@@ -212,14 +214,22 @@ class TrainingState:
         iterator = self._train_data.save_iterator(str(folder / "iterator"))
         return {"train": self._train_data.position(), "iterator": iterator}
 
-    def _set_callback_states(self, states: list[list[Any]]) -> None:
-        """Gives each callback the first state of its class that no other has taken."""
+    def _set_callback_states(self, states: list[list[Any]], only_first: bool = False) -> None:
+        """Gives each callback the first state of its class that no other has taken.
+
+        Args:
+            states: The states.
+            only_first: Whether only callbacks get one that decide which variables there are: those with an attribute
+                `restores_first`.
+        """
         left = [list(entry) for entry in states]
         for callback in self._callbacks:
             found = next((entry for entry in left if entry[0] == type(callback).__name__), None)
             if found is None:
                 continue
             left.remove(found)
+            if only_first and not getattr(callback, "restores_first", False):
+                continue
             if hasattr(callback, "set_state") and hasattr(callback, "get_state"):
                 callback.set_state(found[1])
             else:

@@ -69,6 +69,29 @@ def build_optimizer(model: keras.Model) -> None:
             optimizer.build(model.trainable_variables)
 
 
+def build_for(optimizer: Optimizer, variables: Sequence[Variable]) -> list[Variable]:
+    """Makes an optimizer's variables for these, also where not all of them are trained yet.
+
+    Returns:
+        Those that it does not know, if it was built for others before. Then nothing is made: Keras 2 would take the
+        slots of some for those of others.
+    """
+    innermost: Any = getattr(optimizer, "inner_optimizer", optimizer)
+    groups = list(getattr(innermost, "groups", {"": innermost}).values())
+    known = [group._trainable_variables if IS_KERAS_3 else getattr(group, "_index_dict", {}) for group in groups]
+    unknown = [each for each in variables if not any(map(_knows, groups, known, [each] * len(groups)))]
+    if any(known) and unknown:
+        return unknown
+    optimizer.build(variables)
+    return []
+
+
+def _knows(optimizer: Optimizer, known: Any, variable: Variable) -> bool:
+    if IS_KERAS_3:
+        return any(each is variable for each in known)
+    return optimizer._var_key(variable) in known
+
+
 def output_gradient(optimizer: Optimizer, loss: tf.Tensor) -> tf.Tensor:
     """Returns the `output_gradients` of a loss for the tape: ones, times the loss scale.
 

@@ -7,7 +7,7 @@ gradient metrics. Each model has its own; `compile()` creates it. `AdaptiveClip`
 
 from customfit.gradients.clipping import AdaptiveClip, Clip, Gradient, check_no_other_clip
 from customfit.gradients.nonfinite import NonFinite, NonFiniteError
-from customfit.gradients.optimizers import OptimizerGroups, as_optimizer
+from customfit.gradients.optimizers import LayerRates, OptimizerGroups, as_optimizer
 from customfit.gradients.pipeline import GradientPipeline, compile_options_from_config
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Clip",
     "Gradient",
     "GradientPipeline",
+    "LayerRates",
     "NonFinite",
     "NonFiniteError",
     "OptimizerGroups",

@@ -101,6 +101,12 @@ class GradientMetrics:
         for layers in self._layers.values():
             layers.sums.assign(tf.zeros_like(layers.sums))
 
+    def forget_layers(self) -> None:
+        """Drops the sums of each variable: others are updated from now on."""
+        dropped = {id(layers.sums) for layers in self._layers.values()}
+        self.variables = [variable for variable in self.variables if id(variable) not in dropped]
+        self._layers.clear()
+
     def layer_results(self) -> tuple[list[str], dict[str, np.ndarray]] | None:
         """Returns the names of the variables, and for each of `LAYER_COLUMNS` their means over their updates.
 

@@ -268,6 +268,12 @@ class GradientPipeline:
                 update.forget_trace()
             model.forget_steps()
 
+    def forget_updates(self) -> None:
+        """Drops the state of updates, because other variables are trained from now on. Accumulated ones are applied."""
+        self.flush()
+        self._updates.clear()
+        self.metrics.forget_layers()
+
     def record_steps(self, model: TrainableModel, every: int, rows: int) -> StepRecorder:
         """Records the values of each step from now on. The steps are traced again for that.
 

@@ -55,7 +55,11 @@ def _unshared(optimizer: OptimizerLike) -> OptimizerLike:
 
 
 def assign_groups(
-    variables: Sequence[tf.Variable], keys: Sequence[str], by_layer: bool, model: keras.Model | None
+    variables: Sequence[tf.Variable],
+    keys: Sequence[str],
+    by_layer: bool,
+    model: keras.Model | None,
+    rest: str | None = None,
 ) -> dict[int, int]:
     """Returns the index of each variable's group.
 
@@ -64,6 +68,7 @@ def assign_groups(
         keys: For each group, the name of a layer or a pattern.
         by_layer: Whether the keys are names of layers (`layers.variables_named`).
         model: The model of the layers. Patterns do not need it.
+        rest: The key of the group of variables that are in no other, if there is such a group.
 
     Returns:
         The indices, by the variables' ids.
@@ -72,7 +77,11 @@ def assign_groups(
         ValueError: If a variable is in no group or in two, or a key matches nothing.
     """
     weights = variables_in(model.weights) if model else variables
-    members = [_named(key, model) if by_layer else _matching(key, weights) for key in keys]
+    named = [key for key in keys if key != rest]
+    members = [_named(key, model) if by_layer else _matching(key, weights) for key in named]
+    in_some = set().union(*members)
+    if rest is not None:
+        members.insert(keys.index(rest), {id(variable) for variable in variables if id(variable) not in in_some})
     found = {id(variable): [i for i, ids in enumerate(members) if id(variable) in ids] for variable in variables}
     wrong = [
         f"{variable_path(variable)} in {' and '.join(repr(keys[i]) for i in found[id(variable)]) or 'none'}"

@@ -47,6 +47,8 @@ class _State:
     variables: list[tf.Variable] | None = None  # once built
     index: dict[int, int] = dataclasses.field(default_factory=dict)  # of a variable's group, by the variable's id
     proportions: list[float] | None = None  # of the learning rates to the first one
+    rest: str | None = None  # the key of the group of variables that are in no other
+    ratios: list[list[Any]] = dataclasses.field(default_factory=list)  # of `LayerRates`: pairs of a key and its ratio
 
 
 @compat.register_keras_serializable
@@ -129,7 +131,7 @@ class OptimizerGroups(keras.optimizers.Optimizer):
         variables = list(variables)
         state = self._state
         model = None if state.model is None else state.model()
-        index = assign_groups(variables, state.keys, state.by_layer, model)
+        index = assign_groups(variables, state.keys, state.by_layer, model, state.rest)
         for group, optimizer in enumerate(self.groups.values()):
             members = [variable for variable in variables if index[id(variable)] == group]
             if members:
