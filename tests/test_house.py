@@ -18,17 +18,17 @@ ROOMS = {
     "tools": "cross_validation eject expressions learning_rate restoring seeds",
     "models": "model mixin predicting fitting on_batch overrides opening compiling steps",
     "testing": "parity resume",
-    "training": "loop session pauses plan checkpointing dry_run validation evaluation prediction hooks checks limits "
-    "signals stop progress observers",
+    "training": "loop session pauses plan checkpointing dry_run validation evaluation prediction hooks checks "
+    "limits signals stop progress observers",
     "debug clipping": "",
-    "gradients": "pipeline update nonfinite undo step_updates step_dump metrics recorder schedules rates "
-    "accumulation optimizers clipping layers",
+    "gradients": "pipeline update nonfinite undo step_updates step_dump metrics observers collector recorder schedules "
+    "rates accumulation optimizers clipping layers",
     "checkpoint": "checkpointer checkpoints fingerprint differences options training_state releases variables "
     "random_state store lock",
     "execution": "compiled_step prediction outputs xla graph dispatch random_ops pace sharding captures snapshot replicas "
     "trainable",
-    "callbacks": "averaged_weights unfreeze gradient_events gradient_health step_history one_cycle throughput "
-    "log_every early_stopping printing figures monitoring",
+    "callbacks": "averaged_weights unfreeze gradient_events gradient_health prediction_metrics step_history one_cycle "
+    "throughput log_every early_stopping printing figures monitoring",
     "data": "make first datasets iterators lengths iterables arrays placement rows conversion stored weights source",
     "_show_versions": "",
     "serialization": "",

@@ -6,12 +6,13 @@ lines that do not stick to a progress bar, `figures` the axes of plots.
 
 from customfit.callbacks.averaged_weights import AveragedWeights
 from customfit.callbacks.early_stopping import EarlyStopping, make_early_stopping, unknown_monitor
-from customfit.callbacks.figures import Axes, new_axes
+from customfit.callbacks.figures import Axes, new_axes, plot_confusion_matrix
 from customfit.callbacks.gradient_events import GradientEvents
 from customfit.callbacks.gradient_health import GradientHealth
 from customfit.callbacks.log_every import LogEvery
 from customfit.callbacks.monitoring import score_of
 from customfit.callbacks.one_cycle import OneCycle
+from customfit.callbacks.prediction_metrics import PredictionMetrics
 from customfit.callbacks.printing import print_line
 from customfit.callbacks.step_history import StepHistory
 from customfit.callbacks.throughput import Throughput
@@ -25,11 +26,13 @@ __all__ = [
     "GradientHealth",
     "LogEvery",
     "OneCycle",
+    "PredictionMetrics",
     "StepHistory",
     "Throughput",
     "Unfreeze",
     "make_early_stopping",
     "new_axes",
+    "plot_confusion_matrix",
     "print_line",
     "score_of",
     "unknown_monitor",

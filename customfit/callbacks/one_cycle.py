@@ -74,7 +74,7 @@ class OneCycle(keras.callbacks.Callback):
         first = self.max_rate / self.start_factor
         rate = (first, self.max_rate, first / self.end_factor)
         momentum = None if self.momentum is None else (self.momentum[1], *self.momentum)
-        model.gradient_pipeline.set_schedule(
+        model.gradient_pipeline.observers.set_schedule(
             model, lambda share: self._at(share, rate), momentum and (lambda share: self._at(share, momentum))
         )
 
@@ -88,10 +88,10 @@ class OneCycle(keras.callbacks.Callback):
         self._cycle = None
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        schedule = self.model.gradient_pipeline.schedule
+        schedule = self.model.gradient_pipeline.observers.schedule
         if schedule is None:  # `compile()` in a callback has made another pipeline
             self.set_model(self.model)
-            schedule = self.model.gradient_pipeline.schedule
+            schedule = self.model.gradient_pipeline.observers.schedule
         if self._cycle is None:
             self._cycle = schedule.updates_done, self.updates or self._updates_from(epoch)
         schedule.start(*self._cycle)
@@ -105,7 +105,7 @@ class OneCycle(keras.callbacks.Callback):
         return (epochs - epoch) * math.ceil(steps / (self.model.gradient_pipeline.accumulation_steps or 1))
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
-        self.model.gradient_pipeline.set_schedule(self.model, None)
+        self.model.gradient_pipeline.observers.set_schedule(self.model, None)
 
     def get_state(self) -> dict[str, Any]:
         """Returns where the cycle began and how long it is, for a checkpoint of `custom_fit`."""

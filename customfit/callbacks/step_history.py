@@ -71,7 +71,7 @@ class StepHistory(keras.callbacks.Callback):
     def _record(self) -> None:
         """Has the steps of the model recorded. `compile()` within training begins a new recording."""
         rows = max(ROWS, 2 * compat.steps_per_execution(self.model))
-        recorder = self.model.gradient_pipeline.record_steps(self.model, self.every, rows)
+        recorder = self.model.gradient_pipeline.observers.record_steps(self.model, self.every, rows)
         if self._recorder is not recorder:
             if self._recorder is not None:
                 self._take()

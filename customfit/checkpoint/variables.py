@@ -51,7 +51,7 @@ def _untracked(model: keras.Model, tracked: list[tf.Variable | CapturedVariable]
     elsewhere = [
         *(steps.randomness.states.values() if steps.randomness else []),
         *([generator.state] if generator else []),
-        *model.gradient_pipeline.transient_variables,
+        *model.gradient_pipeline.observers.variables,
     ]
     known = {handle for each in [*tracked, *elsewhere] for handle in handles_of(each, model.distribute_strategy)}
     used = [each for step in (steps.train, steps.test) if step.captures for each in step.captures.variables]

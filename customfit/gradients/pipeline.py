@@ -21,9 +21,7 @@ from customfit.execution import Logs, TrainableModel, replicas
 from customfit.gradients.clipping import AdaptiveClip, Clip, Gradient
 from customfit.gradients.metrics import GradientMetrics
 from customfit.gradients.nonfinite import NonFinite, NonFiniteError, NonFiniteGuard
-from customfit.gradients.rates import current_rates
-from customfit.gradients.recorder import StepRecorder
-from customfit.gradients.schedules import Curve, StepSchedule
+from customfit.gradients.observers import StepObservers
 from customfit.gradients.step_updates import StepUpdates, logs_undone_where
 from customfit.gradients.undo import RunningStep
 from customfit.gradients.update import Update
@@ -40,8 +38,7 @@ class GradientPipeline:
 
     Attributes:
         guard: Finds and undoes steps that are not finite.
-        recorder: Records the values of each step, for `callbacks.StepHistory`, or `None`.
-        schedule: Sets the learning rate before each step, for `callbacks.OneCycle`, or `None`.
+        observers: What callbacks have asked for in each step: see `StepObservers`.
     """
 
     def __init__(
@@ -57,9 +54,7 @@ class GradientPipeline:
         self._running = RunningStep()
         self.guard = NonFiniteGuard(NonFinite.from_option(nonfinite), self._running)
         self.metrics = GradientMetrics(metrics)
-        self.recorder: StepRecorder | None = None
-        self.schedule: StepSchedule | None = None
-        self._in_step = False  # that is scheduled
+        self.observers = StepObservers()
         self._updates: dict[tuple[int, ...], Update] = {}  # by the ids of their optimizer and variables
         self._reached = False  # whether a step has handed its gradients over
 
@@ -115,25 +110,7 @@ class GradientPipeline:
         Raises:
             ValueError: If an option would have no effect, because the step hands no gradients to any optimizer.
         """
-        if self.schedule is None or self._in_step:
-            return self._recorded(model, step, data)
-        self._in_step = True
-        try:
-            with self.schedule.during_step():
-                return self._recorded(model, step, data)
-        finally:
-            self._in_step = False
-
-    def _recorded(self, model: TrainableModel, step: Callable[[Batch], Logs], data: Batch) -> Logs:
-        if self.recorder is None:
-            return self._run(model, step, data)
-        with self.recorder.recording() as whole:
-            if not whole:
-                return self._run(model, step, data)
-            rates = current_rates(model.optimizer)
-            logs = self._run(model, step, data)
-            self.recorder.write(logs, rates)
-            return logs
+        return self.observers.run(model, lambda: self._run(model, step, data))
 
     def _run(self, model: TrainableModel, step: Callable[[Batch], Logs], data: Batch) -> Logs:
         if self._running.is_running or not (self._asks_for_anything or model.changes_gradients):
@@ -145,7 +122,7 @@ class GradientPipeline:
             else:
                 with tf.init_scope():
                     self.guard.build()
-                logs, bad = self.guard.run(model, step, data, kept=lambda: [*self.variables, *self.transient_variables])
+                logs, bad = self.guard.run(model, step, data, kept=lambda: [*self.variables, *self.observers.variables])
                 self.metrics.count_skipped(bad)
                 logs = logs_undone_where(bad, logs, model)
         self._check_reached(model)
@@ -171,12 +148,6 @@ class GradientPipeline:
         """All state: of accumulators, clips, counters and metrics."""
         of_updates = [variable for update in self._updates.values() for variable in update.variables]
         return [*of_updates, *self.guard.variables, *self.metrics.variables]
-
-    @property
-    def transient_variables(self) -> list[tf.Variable]:
-        """State that is neither saved nor undone with that of the model: what callbacks save themselves."""
-        owners = [owner for owner in (self.recorder, self.schedule) if owner is not None]
-        return [variable for owner in owners for variable in owner.variables]
 
     def build(
         self,
@@ -273,40 +244,6 @@ class GradientPipeline:
         self.flush()
         self._updates.clear()
         self.metrics.forget_layers()
-
-    def record_steps(self, model: TrainableModel, every: int, rows: int) -> StepRecorder:
-        """Records the values of each step from now on. The steps are traced again for that.
-
-        Args:
-            model: The model.
-            every: Of how many steps the last is recorded.
-            rows: How many rows the buffer must have at least.
-        """
-        if self.recorder is None or self.recorder.every != every or self.recorder.rows < rows:
-            self.recorder = StepRecorder(every, rows)
-            model.forget_steps()
-        return self.recorder
-
-    def set_schedule(self, model: TrainableModel, rate: Curve | None, momentum: Curve | None = None) -> None:
-        """Sets the learning rate before each step from now on. The steps are traced again for that.
-
-        Args:
-            model: The model.
-            rate: The learning rate, by the share of the updates that are done. `None` leaves the rate as it is.
-            momentum: The momentum, likewise.
-
-        Raises:
-            NotImplementedError: If the model is trained on several replicas.
-            ValueError: If the optimizer has a schedule of its own.
-        """
-        count = model.distribute_strategy.num_replicas_in_sync
-        if rate is not None and count > 1:
-            raise NotImplementedError(
-                "On several replicas the learning rate cannot be set within a step. Use a schedule of "
-                f"`keras.optimizers.schedules`. Received: {count} replicas."
-            )
-        self.schedule = None if rate is None else StepSchedule(rate, momentum, model.optimizer)
-        model.forget_steps()
 
     def prepare(self, model: TrainableModel) -> None:
         """Creates the state before the first step if it cannot be created within one: on several replicas.

@@ -178,7 +178,7 @@ class Compiling(compat.KerasModel):
     def forget_steps(self) -> None:
         """Drops the compiled steps, as `compile()` does: they are traced again when they are next needed."""
         self._compiled_steps = self._compiled_prediction = None
-        self.train_function = None
+        self.train_function = self.test_function = None
 
 
 METRIC_TYPES = ("accuracy", "acc", "crossentropy", "ce")  # which Keras resolves by the loss

@@ -80,6 +80,7 @@ class TrainingSteps(compat.KerasModel):
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y_pred = self(x, training=False)
+        self.collect_predictions(y, y_pred, sample_weight)
         loss = compat.compute_loss(self, x, y, y_pred, sample_weight, training=False)
         self.track_loss(loss, x)
         return self.compute_metrics(x, y, y_pred, sample_weight)
@@ -97,8 +98,19 @@ class TrainingSteps(compat.KerasModel):
             x: The inputs of the batch, by whose rows the loss is weighted.
         """
         compat.track_loss(self, loss, x)
-        if self.gradient_pipeline.recorder is not None:
-            self.gradient_pipeline.recorder.add_loss(loss)
+        if self.gradient_pipeline.observers.recorder is not None:
+            self.gradient_pipeline.observers.recorder.add_loss(loss)
+
+    def collect_predictions(self, y: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Hands the predictions of a batch of validation to `callbacks.PredictionMetrics`, if there is one.
+
+        Args:
+            y: The targets.
+            y_pred: The predictions.
+            sample_weight: The weights, or `None`.
+        """
+        for collector in self.gradient_pipeline.observers.collectors:
+            collector.add(y, y_pred, sample_weight)
 
     def compute_gradients(
         self,

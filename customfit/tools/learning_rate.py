@@ -177,8 +177,8 @@ class _Ramp(keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
-        model.gradient_pipeline.set_schedule(model, lambda share: self._lowest * tf.exp(self._ratio * share))
+        model.gradient_pipeline.observers.set_schedule(model, lambda share: self._lowest * tf.exp(self._ratio * share))
 
     def on_train_begin(self, logs: Any = None) -> None:
-        schedule = self.model.gradient_pipeline.schedule
+        schedule = self.model.gradient_pipeline.observers.schedule
         schedule.start(schedule.updates_done, self._steps)

@@ -60,7 +60,7 @@ def restored(model: keras.Model, x: Any, y: Any, batch_size: int | None) -> Iter
     """
     kept = {name: vars(model)[name] for name in _ATTRIBUTES if name in vars(model)}
     pipeline, optimizer = model.gradient_pipeline, model.optimizer
-    kept_of_pipeline = pipeline.recorder, pipeline.schedule
+    kept_of_pipeline = pipeline.observers.recorder, pipeline.observers.schedule
     random_before = random_states()
     compat.build_optimizer(model)
     first = VariableSnapshot(variables_of(model).values(), mutable_tables(model))
@@ -76,7 +76,7 @@ def restored(model: keras.Model, x: Any, y: Any, batch_size: int | None) -> Iter
         yield
     finally:
         before.restore()
-        pipeline.recorder, pipeline.schedule = kept_of_pipeline
+        pipeline.observers.recorder, pipeline.observers.schedule = kept_of_pipeline
         model.gradient_pipeline = pipeline
         assert model.optimizer is optimizer
         for name in _ATTRIBUTES:

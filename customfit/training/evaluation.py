@@ -51,6 +51,9 @@ class Evaluation:
         self._hooks.refresh()
         logs = compat.pythonify_logs(metric_results(self._model, logs)) if has_run else {}
         self._callbacks.on_test_end(logs)
+        for callback in self._callbacks.callbacks:
+            if hasattr(callback, "test_logs"):
+                logs.update(callback.test_logs())
         return logs
 
     def _block_size(self, step: int) -> int:
