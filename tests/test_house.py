@@ -18,7 +18,7 @@ ROOMS = {
     "tools": "cross_validation eject expressions learning_rate restoring seeds",
     "models": "model mixin predicting fitting on_batch overrides opening compiling steps",
     "testing": "parity resume",
-    "training": "loop session pauses plan checkpointing dry_run validation evaluation prediction hooks checks "
+    "training": "loop session pauses plan costs checkpointing dry_run validation evaluation prediction hooks checks "
     "limits signals stop progress observers",
     "debug clipping": "",
     "gradients": "pipeline update nonfinite undo step_updates step_dump metrics observers collector recorder schedules "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping
 from typing import Callable, TypedDict, TypeVar
@@ -23,6 +24,8 @@ class ThroughputResults(TypedDict, total=False):
     data: float | None
     validation: float
     callbacks: float
+    flops_per_second: float
+    peak_share: float
 
 
 class Throughput(keras.callbacks.Callback):
@@ -34,11 +37,16 @@ class Throughput(keras.callbacks.Callback):
 
     Args:
         print_fn: Prints the line. Defaults to `print`.
+        step_flops: Floating-point operations of a step, as `model.plan_fit(...).step_flops` counts them. If given, it
+            also says how many operations a second there were, and which share of the machine's peak that is.
+        peak_flops: The peak of the machine, in operations a second. Defaults to what a large matrix product reaches,
+            which is measured when training ends, in about a second.
         clock: Returns seconds. Defaults to `time.perf_counter`.
 
     Attributes:
         results: After training: `seconds`, `steps_per_second`, `samples_per_second`, and the shares of the time that
-            were spent on `step`, `data`, `callbacks` and `validation`. What is not known is `None`.
+            were spent on `step`, `data`, `callbacks` and `validation`. With `step_flops` also `flops_per_second`, while
+            training, and `peak_share`. What is not known is `None`.
 
     Example:
 
@@ -48,8 +56,17 @@ class Throughput(keras.callbacks.Callback):
     bottleneck is the step.
     """
 
-    def __init__(self, print_fn: Callable[[str], object] = print, clock: Callable[[], float] = time.perf_counter):
+    def __init__(
+        self,
+        print_fn: Callable[[str], object] = print,
+        clock: Callable[[], float] = time.perf_counter,
+        *,
+        step_flops: int | None = None,
+        peak_flops: float | None = None,
+    ):
         super().__init__()
+        self.step_flops = step_flops
+        self.peak_flops = peak_flops
         self.results: ThroughputResults = {}
         self._print = print_fn
         self._clock = clock
@@ -129,12 +146,31 @@ class Throughput(keras.callbacks.Callback):
             "validation": validation,
             "callbacks": 1.0 - step - (data or 0.0) - validation,
         }
+        if self.step_flops is not None:
+            rate = self.results["flops_per_second"] = self.step_flops * self._steps / training
+            self.results["peak_share"] = rate / (self.peak_flops or _measured_peak())
         self._print(_line(self.results))
+
+
+def _measured_peak() -> float:
+    """Returns how many operations a second a large matrix product reaches, in the precision that Keras computes in."""
+    dtype = keras.mixed_precision.global_policy().compute_dtype
+    size = 4096 if tf.config.list_physical_devices("GPU") else 1024
+    matrix = tf.ones([size, size], dtype)
+    product = tf.function(lambda: tf.reduce_sum(matrix @ matrix))
+    best = math.inf
+    for _ in range(6):  # the first one traces
+        begin = time.perf_counter()
+        product().numpy()
+        best = min(best, time.perf_counter() - begin)
+    return 2.0 * size**3 / best
 
 
 def _line(results: ThroughputResults) -> str:
     samples, data = results["samples_per_second"], results["data"]
     rates = f"{results['steps_per_second']:,.0f} steps/s"
+    if "peak_share" in results:
+        rates += f", {results['flops_per_second'] / 1e9:,.3g} GFLOP/s ({results['peak_share']:.0%} of the peak)"
     shares = f"{results['callbacks']:.0%} callbacks, {results['validation']:.0%} validation"
     if samples is None or data is None:
         return f"Throughput: {rates}. {results['step']:.0%} step, {shares}."

@@ -14,6 +14,7 @@ class Pace:
 
     Attributes:
         steps: How many steps the next block should have.
+        seconds_a_step: How long a step took in the last block, or `None` before a second one.
     """
 
     MAX_STEPS = 10_000
@@ -22,6 +23,7 @@ class Pace:
         self.steps = 1
         self._seconds = seconds
         self._traced = False
+        self.seconds_a_step: float | None = None
 
     def record(self, steps: int, seconds: float) -> None:
         """Updates `steps` by how long a block took.
@@ -35,6 +37,7 @@ class Pace:
         if not self._traced or steps == 0:
             self._traced = True
             return
+        self.seconds_a_step = seconds / steps
         fitting = min(max(int(steps * self._seconds / max(seconds, 1e-9)), 1), self.MAX_STEPS)
         # Not all the way up at once: a single step is too short for the clock to say much.
         self.steps = min(fitting, 16 * max(steps, self.steps))

@@ -136,8 +136,8 @@ class Fitting(compat.KerasModel):
         """Counts what `custom_fit` would do with the same arguments, without a step.
 
         Returns:
-            A `Plan`: updates, validations, checkpoints and memory, of a run that was cut off those that are left; and
-            options that exclude each other or have no effect. It prints as a table.
+            A `Plan`: updates, validations, checkpoints, memory, time and the operations of a step; of a run that was
+            cut off what is left; and options that exclude each other or have no effect. It prints as a table.
 
         Example:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import math
 from typing import Any
 
@@ -12,7 +13,9 @@ from customfit import compat
 from customfit.checkpoint import Checkpoints
 from customfit.compat import keras
 from customfit.data import Source
+from customfit.execution import compiled_steps
 from customfit.training.checkpointing import SessionCheckpoints
+from customfit.training.costs import step_costs
 from customfit.training.validation import Validation
 
 
@@ -32,6 +35,13 @@ class Plan:
         optimizer_bytes: The size of the optimizer's slots, or `None` where it does not tell.
         gradient_bytes: The size of a gradient for each trainable weight, twice that where they are accumulated.
         data_bytes: The size of arrays in memory, or `None`.
+        parameters: How many weights there are.
+        step_flops: Floating-point operations of a step's forward and backward pass, as far as TensorFlow counts them
+            (not within loops, as of an LSTM on a CPU). `None` where the shapes of batches are not known, or the model
+            has no weights yet.
+        activation_bytes: The size of what the forward pass of a batch leaves for the backward pass, likewise.
+        seconds: How long the steps take, by the last ones that this model has trained in this process. `None` if it has
+            trained none.
         conflicts: Options that exclude each other, or have no effect, in words.
     """
 
@@ -46,6 +56,10 @@ class Plan:
     gradient_bytes: int
     data_bytes: int | None
     conflicts: tuple
+    parameters: int = 0
+    step_flops: int | None = None
+    activation_bytes: int | None = None
+    seconds: float | None = None
 
     def __str__(self) -> str:
         lines = [] if self.resumes_at is None else [("resumes at", "epoch {}, step {}".format(*self.resumes_at))]
@@ -55,15 +69,17 @@ class Plan:
             ("updates", _count(self.updates)),
             ("validations", _count(self.validations)),
             ("checkpoints", _count(self.checkpoints)),
+            ("parameters", _count(self.parameters)),
             ("weights", _megabytes(self.parameter_bytes)),
             ("gradients", _megabytes(self.gradient_bytes)),
             ("optimizer", _megabytes(self.optimizer_bytes)),
+            ("activations", _megabytes(self.activation_bytes)),
             ("data", _megabytes(self.data_bytes)),
+            ("a step", "not known" if self.step_flops is None else f"{self.step_flops / 1e9:,.3g} GFLOP"),
+            ("time", "not known" if self.seconds is None else str(datetime.timedelta(seconds=math.ceil(self.seconds)))),
         ]
         table = [f"{name:<12}{value}" for name, value in lines]
-        return "\n".join(
-            [*table, "activations of the forward pass are not included", *map("! {}".format, self.conflicts)]
-        )
+        return "\n".join([*table, *map("! {}".format, self.conflicts)])
 
 
 def make_plan(
@@ -104,6 +120,8 @@ def make_plan(
         if total is not None and validation.steps is not None:
             validations = total // validation.steps - done // validation.steps
     accumulation = _accumulation(model)
+    costs = step_costs(model, getattr(data, "element_spec", None), getattr(data, "batch_size", None))
+    pace = compiled_steps(model).train.pace.seconds_a_step
     whole = len(epochs)  # what was done before a resume counts for whether a point is ever reached
     if total is not None and data.steps:
         whole = min(whole, math.ceil(total / data.steps))
@@ -123,6 +141,10 @@ def make_plan(
             *_never_reached(whole, total, max_steps, validation, checkpoints.options),
             *_conflicts(whole, validation, early_stopping, callbacks),
         ),
+        parameters=sum(int(np.prod(variable.shape)) for variable in compat.variables_in(model.weights)),
+        step_flops=None if costs is None else costs.flops,
+        activation_bytes=None if costs is None else costs.activation_bytes,
+        seconds=None if pace is None or steps is None else pace * steps,
     )
 
 
