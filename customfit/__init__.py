@@ -8,11 +8,21 @@ from customfit.checkpoint import CheckpointError, Checkpoints
 from customfit.every import Every
 from customfit.gradients import AdaptiveClip, LayerRates, NonFinite, NonFiniteError, OptimizerGroups
 from customfit.models import CustomTrainMixin, CustomTrainModel, CustomTrainSequential
-from customfit.tools import CrossValidation, LearningRateSearch, cross_validate, eject, find_learning_rate, set_seed
+from customfit.tools import (
+    BatchSizeSearch,
+    CrossValidation,
+    LearningRateSearch,
+    cross_validate,
+    eject,
+    find_batch_size,
+    find_learning_rate,
+    set_seed,
+)
 from customfit.training import DryRun, Plan, TrainingSession
 
 __all__ = [
     "AdaptiveClip",
+    "BatchSizeSearch",
     "CheckpointError",
     "Checkpoints",
     "CrossValidation",
@@ -36,6 +46,7 @@ __all__ = [
     "data",
     "debug",
     "eject",
+    "find_batch_size",
     "find_learning_rate",
     "set_seed",
     "show_versions",

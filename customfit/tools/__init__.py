@@ -3,9 +3,19 @@
 This room owns no state. What a tool changes on its way, it restores.
 """
 
+from customfit.tools.batch_size import BatchSizeSearch, find_batch_size
 from customfit.tools.cross_validation import CrossValidation, cross_validate
 from customfit.tools.eject import eject
 from customfit.tools.learning_rate import LearningRateSearch, find_learning_rate
 from customfit.tools.seeds import set_seed
 
-__all__ = ["CrossValidation", "LearningRateSearch", "cross_validate", "eject", "find_learning_rate", "set_seed"]
+__all__ = [
+    "BatchSizeSearch",
+    "CrossValidation",
+    "LearningRateSearch",
+    "cross_validate",
+    "eject",
+    "find_batch_size",
+    "find_learning_rate",
+    "set_seed",
+]
