@@ -24,6 +24,7 @@ class Watch(keras.callbacks.Callback):
         self.weights.append(self.model.get_weights())
 
 
+@pytest.mark.supports("Callbacks", "`AveragedWeights`: the mean over epochs, or the optimizer's moving average")
 @pytest.mark.parametrize("how", METHODS)
 def test_the_average_is_the_mean_over_epochs(how):
     watch, averaged = Watch(), AveragedWeights(start_epoch=1)

@@ -109,6 +109,7 @@ def test_wrong_ratios_are_refused(ratios, match):
 # --------------------------------------------------------------------------------------------------------- Unfreeze
 
 
+@pytest.mark.supports("Callbacks", "`Unfreeze`: layers that train from an epoch on")
 @pytest.mark.parametrize("how", METHODS)
 def test_each_layer_trains_from_its_epoch_on(how):
     seen = []

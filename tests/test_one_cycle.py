@@ -40,6 +40,7 @@ def curve(begin, peak, end, updates, warmup):
     return values
 
 
+@pytest.mark.supports("Callbacks", "`OneCycle`: rate and momentum of each step")
 @pytest.mark.parametrize("how", METHODS)
 def test_the_rate_of_each_step_is_that_of_the_cycle(how):
     steps = StepHistory()

@@ -25,6 +25,7 @@ def arguments(*callbacks, **more):
     return {"x": X, "y": Y, "validation_data": (XV, YV), "callbacks": list(callbacks), **more}
 
 
+@pytest.mark.supports("Validation", "`PredictionMetrics`: any function of all predictions")
 @pytest.mark.parametrize("how", METHODS)
 def test_it_is_the_metric_of_all_predictions(how):
     last = []

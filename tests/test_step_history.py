@@ -25,6 +25,7 @@ class EveryStep(keras.callbacks.Callback):
         self.seen.append({name: float(value) for name, value in logs.items()})
 
 
+@pytest.mark.supports("Callbacks", "`StepHistory`: the values of every step")
 @pytest.mark.parametrize("how", METHODS)
 def test_the_logs_are_those_that_a_batch_hook_sees(how):
     watch, steps = EveryStep(), StepHistory()

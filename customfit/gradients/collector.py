@@ -8,7 +8,10 @@ import numpy as np
 
 from customfit.compat import tf
 
-Transform = Callable[[Any, Any], tuple[Any, Any]]  # from targets and predictions to what is collected of them
+Tensors = Any  # a tensor, or a nested structure of them, or `None`
+Transform = Callable[
+    [Tensors, Tensors], tuple[Tensors, Tensors]
+]  # from targets and predictions to what is collected of them
 
 
 class PredictionCollector:
@@ -35,7 +38,7 @@ class PredictionCollector:
         """Starts a pass."""
         self._batches, self.collects = [], True
 
-    def add(self, y: Any, y_pred: Any, sample_weight: Any) -> None:
+    def add(self, y: Tensors, y_pred: Tensors, sample_weight: Tensors) -> None:
         """Collects a batch, in the graph of its step.
 
         Args:

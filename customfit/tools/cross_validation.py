@@ -6,7 +6,7 @@ import concurrent.futures
 import dataclasses
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Callable, Union
 
@@ -17,6 +17,7 @@ from customfit.checkpoint import Checkpoints, Directory
 from customfit.compat import keras, tf
 from customfit.data import map_leaves
 
+Arrays = Any  # an array, frame or tensor of shape `(rows, ...)`, or a nested structure of them
 Splits = Union[int, Iterable[tuple[Any, Any]], Any]  # Any: a splitter of scikit-learn
 
 
@@ -60,12 +61,12 @@ class CrossValidation:
 
 def cross_validate(
     build: Callable[[], keras.Model],
-    x: Any,
-    y: Any,
+    x: Arrays,
+    y: Arrays,
     cv: Splits = 5,
     *,
-    groups: Any = None,
-    sample_weight: Any = None,
+    groups: Sequence[object] | np.ndarray | None = None,
+    sample_weight: Arrays = None,
     seed: int = 0,
     processes: int | None = None,
     checkpoint: Directory | Checkpoints | None = None,

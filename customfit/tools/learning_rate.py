@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def find_learning_rate(
     *,
     batch_size: int | None = None,
     sample_weight: Any = None,
-    class_weight: Any = None,
+    class_weight: Mapping[int, float] | None = None,
     lowest: float = 1e-6,
     highest: float = 10.0,
     steps: int = 100,
