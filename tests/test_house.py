@@ -30,6 +30,7 @@ ROOMS = {
     "callbacks": "averaged_weights unfreeze gradient_events gradient_health prediction_metrics step_history one_cycle "
     "throughput log_every early_stopping printing figures monitoring",
     "data": "make first datasets iterators lengths iterables arrays placement rows conversion stored weights source",
+    "launch": "__main__ job worker cluster",
     "_show_versions": "",
     "serialization": "",
     "every": "",
