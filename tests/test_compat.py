@@ -110,6 +110,13 @@ PRIVATE_NAMES = {
         ALWAYS,
         lambda: hasattr(importlib.import_module("tensorflow.python.ops.stateful_random_ops"), "global_generator"),
     ),
+    "tensorflow.python.data.experimental.ops.distribute": (
+        ALWAYS,
+        lambda: all(
+            callable(getattr(importlib.import_module("tensorflow.python.data.experimental.ops.distribute"), name))
+            for name in ("compute_batch_size", "_AutoShardDataset")
+        ),
+    ),
     "tensorflow.python.eager.context": (
         ALWAYS,
         lambda: callable(importlib.import_module("tensorflow.python.eager.context").context),
@@ -320,6 +327,19 @@ def test_tensorflow_lists_the_memory_of_its_devices():
     from tensorflow.python.client import device_lib
 
     assert device_lib.list_local_devices()[0].memory_limit > 0
+
+
+def test_tensorflow_shards_a_dataset_as_its_options_say():
+    data = tf.data.Dataset.range(20).shard(tf.data.experimental.SHARD_HINT, 0).batch(4)
+    assert compat.batch_size_of(data) == 4
+    assert compat.batch_size_of(data.unbatch()) is None
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.HINT
+    shares = [compat.auto_shard(data.with_options(options), 2, index, 2) for index in range(2)]
+    assert [[row for batch in share for row in batch.numpy()] for share in shares] == [
+        list(range(0, 20, 2)),
+        list(range(1, 20, 2)),
+    ]
 
 
 def test_free_memory_is_a_number_of_bytes():

@@ -25,11 +25,13 @@ ROOMS = {
     "rates accumulation optimizers clipping layers",
     "checkpoint": "checkpointer checkpoints fingerprint differences options training_state releases variables "
     "random_state store lock",
-    "execution": "compiled_step prediction outputs xla graph dispatch random_ops pace sharding captures snapshot replicas "
-    "trainable",
+    "execution": "compiled_step prediction outputs xla graph dispatch random_ops pace sharding captures snapshot "
+    "replicas trainable",
     "callbacks": "averaged_weights unfreeze gradient_events gradient_health prediction_metrics step_history one_cycle "
     "throughput log_every early_stopping printing figures monitoring",
-    "data": "make first datasets iterators lengths iterables arrays placement rows conversion stored weights source",
+    "data": "make first datasets arrays shares iterators lengths iterables placement rows conversion stored weights "
+    "source",
+    "workers": "workers",
     "launch": "__main__ job worker cluster",
     "_show_versions": "",
     "serialization": "",

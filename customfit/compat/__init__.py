@@ -31,6 +31,8 @@ from customfit.compat.data import (
     validation_continues,
 )
 from customfit.compat.devices import (
+    auto_shard,
+    batch_size_of,
     divides_loss_by_replicas,
     free_memory,
     has_accelerator,
@@ -139,10 +141,12 @@ __all__ = [
     "TensorType",
     "UpdateHandler",
     "apply_gradients",
+    "auto_shard",
     "autographed",
     "base_optimizer_arguments",
     "batch_end_step",
     "batch_logs",
+    "batch_size_of",
     "build_for",
     "build_on_replicas",
     "build_optimizer",

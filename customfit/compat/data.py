@@ -90,8 +90,10 @@ def is_torch_data_loader(data: Any) -> bool:
 
 
 def cardinality(dataset: tf.data.Dataset | tf.distribute.DistributedDataset) -> int:
-    """Returns the number of batches of a dataset. A distributed one has it as a property."""
-    return int(dataset.cardinality() if isinstance(dataset, tf.data.Dataset) else dataset.cardinality)
+    """Returns the number of batches of a dataset. A distributed one has it as a property, or does not have it."""
+    if isinstance(dataset, tf.data.Dataset):
+        return int(dataset.cardinality())
+    return int(getattr(dataset, "cardinality", tf.data.UNKNOWN_CARDINALITY))
 
 
 class KerasData(NamedTuple):
@@ -198,6 +200,9 @@ def _keras_3_data(steps_per_execution: int, **options: Any) -> KerasData:
 
 
 def _keras_2_data(**options: Any) -> KerasData:
+    x = options["x"]
+    if options["steps_per_epoch"] is None and hasattr(x, "element_spec") and not isinstance(x, tf.data.Dataset):
+        return _keras_2_distributed_data(x)
     with _refused_if_empty():
         handler = module_beside_model("data_adapter").get_data_handler(**options)
     adapter, dataset = handler._adapter, handler._dataset
@@ -221,6 +226,25 @@ def _keras_2_data(**options: Any) -> KerasData:
         on_run_begin=_nothing,
         on_epoch_begin=_nothing,
         on_epoch_end=adapter.on_epoch_end,
+    )
+
+
+def _keras_2_distributed_data(dataset: Any) -> KerasData:
+    """A distributed dataset whose passes are epochs. `fit` refuses it; this is what it does with one that is not."""
+    return KerasData(
+        dataset=dataset,
+        new_iterator=lambda: iter(dataset),
+        count_batches=lambda: _finite(cardinality(dataset)),
+        recounts="epoch",
+        most_after=lambda found: found,
+        spans_epochs=False,
+        ends_training=True,
+        unused_first=False,
+        renews_at_end=False,
+        wraps_epochs=True,
+        on_run_begin=_nothing,
+        on_epoch_begin=_nothing,
+        on_epoch_end=_nothing,
     )
 
 

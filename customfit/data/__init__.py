@@ -15,7 +15,7 @@ from customfit.data.make import (
     make_validation_source,
     validation_arguments,
 )
-from customfit.data.rows import count_batch_rows, map_leaves, split_rows
+from customfit.data.rows import count_batch_rows, map_leaves, part_of_batch, split_rows
 from customfit.data.source import (
     Batch,
     BatchSpec,
@@ -54,6 +54,7 @@ __all__ = [
     "make_source",
     "make_validation_source",
     "map_leaves",
+    "part_of_batch",
     "read_first",
     "split_rows",
     "validation_arguments",

@@ -12,9 +12,11 @@ from customfit.arguments import as_count
 from customfit.compat import tf
 from customfit.data.conversion import as_rows
 from customfit.data.placement import nbytes, place_rows
-from customfit.data.rows import are_rows, count_rows, pack
+from customfit.data.rows import are_rows, count_rows, map_leaves, pack
+from customfit.data.shares import RowShare
 from customfit.data.source import BatchSpec, Block, warn_of_short_epoch
 from customfit.data.weights import match_outputs
+from customfit.workers import Workers
 
 DEFAULT_BATCH_SIZE = 32
 Arrays = Any  # an array or tensor of shape `(rows, ...)`, or nested tuples, lists and dicts of them
@@ -39,6 +41,8 @@ class ArraySource:
         continues: Whether a validation pass continues where the last one stopped, as in Keras 3.0 to 3.6.
         resident_share: The share of the device's free memory that the arrays may take. If they need more, they are
             streamed. Defaults to 0.5.
+        workers: The processes that train together: each reads its rows of every batch alone. Defaults to `None`: this
+            process reads all of them.
 
     Raises:
         ValueError: If an argument is wrong, or the arrays have no rows or not the same number of them.
@@ -60,6 +64,7 @@ class ArraySource:
         epochs: int | None = None,
         continues: bool = False,
         resident_share: float = 0.5,
+        workers: Workers | None = None,
     ):
         x, y, sample_weight = as_rows(x), as_rows(y, "y"), as_rows(sample_weight, "sample_weight")
         if not are_rows(x, y, sample_weight):
@@ -74,7 +79,11 @@ class ArraySource:
         self._epoch_steps: int = steps_per_epoch or self._pass_steps
         self.steps: int | None = self._epoch_steps
         batch = pack(x, y, match_outputs(y, sample_weight, None))
-        self._data = place_rows(batch, self.batch_size, resident_share)
+        several = workers is not None and workers.count > 1
+        self._share = RowShare(self.rows, self.batch_size, workers) if several and workers is not None else None
+        share = self._share
+        ours = (self.batch_size, None) if share is None else (share.batch_size, share.is_ragged)
+        self._data = place_rows(batch, ours[0], resident_share, ragged=ours[1])
         self.nbytes = nbytes(batch)
         self._shuffle = shuffle
         self._orders: Iterator[tf.Tensor] | None = None  # made by the first pass: the seed may come from a checkpoint
@@ -104,7 +113,7 @@ class ArraySource:
                 if self._passes_left == 0 or (begin > 0 and not self._streams):
                     warn_of_short_epoch(begin, self._epoch_steps)
                     break
-                self._data.start(self._draw_order())
+                self._start(self._draw_order())
                 self._next = 0
             planned = size(begin)
             if planned == 0:
@@ -112,7 +121,8 @@ class ArraySource:
             count = min(planned, self._epoch_steps - begin, self._pass_steps - self._next)
             feed, first, count = self._data.feed(self._next, count)
             self._next += count
-            yield Block(begin, planned, count, self._data.fetch, feed, first)
+            fetch = self._data.fetch if self._share is None else self._share.split(self._data.fetch)
+            yield Block(begin, planned, count, fetch, feed, first)
             begin += count
 
     # ------------------------------------------------------------------------------------------------- to resume
@@ -120,7 +130,8 @@ class ArraySource:
     @property
     def element_spec(self) -> BatchSpec:
         """The spec of a batch."""
-        return self._data.element_spec
+        spec = self._data.element_spec
+        return spec if self._share is None else self._share.split(self._data.fetch).spec_of(spec)
 
     def describe(self) -> dict[str, object]:
         """Returns what it must have in common with the source of a checkpoint."""
@@ -129,7 +140,7 @@ class ArraySource:
             "batch_size": self.batch_size,
             "steps_per_epoch": self._epoch_steps,
             "shuffle": self._shuffle,
-            "arrays": str(self.element_spec),
+            "arrays": str(self._spec_of_all_workers()),
             "checksum of rows": self._data.checksum(),
         }
 
@@ -149,7 +160,7 @@ class ArraySource:
             order = self._draw_order()
         self._next, self._begin = position["next"], step
         if self._next < self._pass_steps:
-            self._data.start(order)
+            self._start(order)
 
     def skip_passes(self, passes: int) -> None:
         """Goes to where so many passes have been made, each begun by `restart`, by drawing their orders."""
@@ -161,6 +172,19 @@ class ArraySource:
         for _ in range(passes * (math.ceil(self._epoch_steps / self._pass_steps) if self._streams else 1)):
             self._draw_order()
         self.restart()
+
+    def _spec_of_all_workers(self) -> BatchSpec:
+        """The spec of a batch before it is split between workers: that of a process that trains alone."""
+        size = None if self.rows % self.batch_size else self.batch_size
+
+        def of_leaf(spec: tf.TypeSpec) -> tf.TypeSpec:
+            return tf.TensorSpec([size, *spec.shape[1:]], spec.dtype) if isinstance(spec, tf.TensorSpec) else spec
+
+        return map_leaves(of_leaf, self._data.element_spec)
+
+    def _start(self, order: tf.Tensor) -> None:
+        """Begins a pass over the rows in this order."""
+        self._data.start(order if self._share is None else self._share.of_order(order))
 
     def _draw_order(self) -> tf.Tensor:
         if self._orders is None:

@@ -20,6 +20,7 @@ from customfit import compat
 from customfit.compat import tf
 from customfit.data.iterators import Iterators, NextBatch
 from customfit.data.lengths import EpochLength, batches_in
+from customfit.data.shares import DatasetShare
 from customfit.data.source import BatchSpec, Block, inputs_left_out_as_none, read_all, warn_of_short_epoch
 
 _SAVED = ("_read", "_epochs", "_spent", "_has_had_data")
@@ -38,6 +39,7 @@ class DatasetSource:
         shuffle: Whether Keras reads the data, a `Sequence`, in a new order each epoch.
         continues: Whether a validation pass continues where the last one stopped.
         must_have_data: Whether it is an error, and not only a warning, if there is no batch at all.
+        share: What this process reads of it, if others read the rest; `None`: all of it.
     """
 
     def __init__(
@@ -51,8 +53,13 @@ class DatasetSource:
         shuffle: bool | str = False,
         continues: bool = False,
         must_have_data: bool = True,
+        share: DatasetShare | None = None,
     ):
-        self._data = data
+        self._data = data if share is None else data._replace(count_batches=share.count)
+        data = self._data
+        self._share = share
+        self.keeps_order = share is None or share.keeps_order
+        self._fetch = NextBatch() if share is None else share.fetch
         self._length = EpochLength(data, steps)
         self._steps_at_first = self.steps
         self._is_dataset = is_dataset
@@ -62,7 +69,7 @@ class DatasetSource:
         self._shuffle = shuffle
         self._continues = continues
         self._must_have_data = must_have_data
-        self._size = batches_in(data.dataset)  # of a pass, for certain
+        self._size = batches_in(data.dataset) if share is None else share.size  # of a pass, for certain
         self._iterators = Iterators(data.new_iterator)
         self._iterator: Any = None  # of the current pass
         self._read = 0  # batches of it
@@ -112,7 +119,7 @@ class DatasetSource:
         """Whether the current pass has no further batch, and no other one follows."""
         if not self.restarts or (self._is_one_stream and self._is_dataset and self._size is None):
             if self._head is None:
-                self._head = self._iterator.get_next_as_optional()
+                self._head = self._fetch.get_next_as_optional(self._iterator)
             return not self._head.has_value()
         return self._is_one_stream and self._read == self._size
 
@@ -127,7 +134,7 @@ class DatasetSource:
             if planned == 0:
                 return
             count = int(min(planned, left))
-            block = Block(begin, planned, count, NextBatch(), self._iterator, head=self._head)
+            block = Block(begin, planned, count, self._fetch, self._iterator, head=self._head)
             block.may_end = self._may_end(count)
             self._head, self._block = None, block
             begins_pass = self._read == 0
@@ -234,13 +241,16 @@ class DatasetSource:
     @property
     def element_spec(self) -> BatchSpec:
         """The spec of a batch."""
-        return inputs_left_out_as_none(self._data.dataset.element_spec)
+        dataset = self._data.dataset
+        return (
+            inputs_left_out_as_none(dataset.element_spec) if self._share is None else self._share.element_spec(dataset)
+        )
 
     def describe(self) -> dict[str, object]:
         """Returns what it must have in common with the source of a checkpoint."""
         return {
             "steps_per_epoch": self._steps_at_first,
-            "batches": str(self.element_spec),
+            "batches": str(inputs_left_out_as_none(self._data.dataset.element_spec)),
             "shuffle": self._shuffle,
         }
 
@@ -290,8 +300,9 @@ class DatasetSource:
             self._iterator = iter(self._data.dataset.take(0))  # all of them
             return
         _warn_of_reading(self._read)
-        for _ in range(self._read):
-            next(self._iterator)
+        elements = 1 if self._share is None else self._share.elements
+        for _ in range(self._read * elements):
+            next(self._iterator, None)  # a share may have ended before those of other workers
 
     def _iterators_left(self) -> int:
         """How many iterators are made after this one."""

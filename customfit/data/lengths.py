@@ -110,16 +110,15 @@ def batches_in(dataset: tf.data.Dataset) -> float | None:
     return None if cardinality == tf.data.UNKNOWN_CARDINALITY else cardinality
 
 
-def check_dataset(dataset: tf.data.Dataset, steps: int | None, name: str, steps_name: str) -> None:
+def check_dataset(batches: float | None, steps: int | None, name: str, steps_name: str) -> None:
     """Refuses a dataset that has no batch, or no end and no `steps` to an epoch.
 
     Args:
-        dataset: The dataset.
+        batches: What `batches_in` has found.
         steps: Steps in an epoch.
         name: The argument that it was given as.
         steps_name: The argument that gives `steps`.
     """
-    batches = batches_in(dataset)
     if batches == 0:
         raise ValueError(f"`{name}` must have at least one batch. Received: a dataset of cardinality 0")
     if batches == math.inf and steps is None:

@@ -17,10 +17,12 @@ from customfit.data.conversion import as_rows
 from customfit.data.datasets import DatasetSource
 from customfit.data.first import FirstBatches
 from customfit.data.iterables import as_generator, is_iterator, iterable_data
-from customfit.data.lengths import check_dataset, is_dataset
+from customfit.data.lengths import batches_in, check_dataset, is_dataset
 from customfit.data.rows import are_rows, count_rows, map_leaves, pack, to_tensor
+from customfit.data.shares import dataset_share, is_distributed
 from customfit.data.source import Batch, Source, is_source
 from customfit.data.weights import check_class_weight, match_outputs, weigh_classes
+from customfit.workers import Workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,8 @@ def make_source(
     """Returns a `Source` of the batches that `fit` would make of the same arguments.
 
     Args:
-        x: Inputs: anything that `fit` takes, any iterable of batches, or a `Source`, which is returned as it is.
+        x: Inputs: anything that `fit` takes, any iterable of batches, a function of a `tf.distribute.InputContext` that
+            returns a dataset, or a `Source`, which is returned as it is.
         y: Targets, if `x` is inputs only.
         sample_weight: A weight for each row, if `x` is inputs only.
         batch_size: Rows in a batch, if `x` is not batched yet. Defaults to 32.
@@ -102,6 +105,15 @@ def make_source(
     if steps_per_epoch is not None:
         steps_per_epoch = as_count(names.steps, steps_per_epoch)
     steps_per_epoch = compat.limit_steps(steps_per_epoch, names.steps)
+    together = Workers.of(tf.distribute.get_strategy() if model is None else model.distribute_strategy)
+    share = dataset_share(x, together)
+    if share is not None:
+        x = share.dataset
+        if class_weight and is_distributed(x):
+            raise ValueError(
+                "`class_weight` must not be given with a distributed dataset, whose batches are out of reach. Put the "
+                f"weights in its batches. Received: class_weight={class_weight!r}"
+            )
     if shuffle not in (None, True, False, "batch"):
         raise ValueError(f"`shuffle` must be True, False or 'batch'. Received: shuffle={shuffle!r}")
     shuffle = shuffle or False
@@ -115,7 +127,7 @@ def make_source(
             sample_weight = weigh_classes(y, sample_weight, weights_by_class)
         sample_weight = match_outputs(y, sample_weight, getattr(model, "output_names", None))
         options: dict[str, Any] = dict(batch_size=batch_size, steps_per_epoch=steps_per_epoch, epochs=epochs)
-        return ArraySource(x, y, sample_weight, shuffle=shuffle, continues=continues, **options)
+        return ArraySource(x, y, sample_weight, shuffle=shuffle, continues=continues, workers=together, **options)
     options = dict(
         steps_per_epoch=steps_per_epoch, epochs=epochs, class_weight=weights_by_class, model=model, **workers
     )
@@ -124,7 +136,8 @@ def make_source(
         data = compat.keras_data(as_generator(x), **options) if is_iterator(x) else iterable_data(x, **options)
         return DatasetSource(data, steps_per_epoch, restarts=not is_iterator(x), must_have_data=not names.is_whole)
     if is_dataset(x):
-        check_dataset(x, steps_per_epoch, names.x, names.steps)
+        batches = batches_in(x) if share is None else share.steps
+        check_dataset(batches, steps_per_epoch, names.x, names.steps)
     # A dataset shuffles itself, and a generator cannot be shuffled.
     shuffle = shuffle and not is_dataset(x) and not is_iterator(x)
     return DatasetSource(
@@ -136,6 +149,7 @@ def make_source(
         shuffle=shuffle,
         continues=continues,
         must_have_data=not names.is_whole,
+        share=share,
     )
 
 

@@ -60,10 +60,11 @@ class ResidentRows:
     Args:
         arrays: A batch structure of all rows.
         batch_size: Rows in a batch.
+        ragged: Whether the last batch of a pass may be smaller. Defaults to what it is in a pass over all rows.
     """
 
-    def __init__(self, arrays: Batch, batch_size: int):
-        self.fetch = Gather(batch_size, ragged=_rows(arrays) % batch_size != 0)
+    def __init__(self, arrays: Batch, batch_size: int, ragged: bool | None = None):
+        self.fetch = Gather(batch_size, _is_ragged(arrays, batch_size) if ragged is None else ragged)
         self._arrays = map_leaves(to_tensor, arrays)
         self._order: Any = None
 
@@ -126,10 +127,11 @@ class StreamedRows:
         chunk_bytes: About how much to bring to the device at a time. Two chunks are there at once, while a third one is
             gathered. Defaults to a 128th of all rows, but to 2 MB at least and 8 MB at most; to twice that where
             rows are in a file.
+        ragged: As for `ResidentRows`.
     """
 
-    def __init__(self, arrays: Batch, batch_size: int, chunk_bytes: int | None = None):
-        self.fetch = Slice(batch_size, ragged=_rows(arrays) % batch_size != 0)
+    def __init__(self, arrays: Batch, batch_size: int, chunk_bytes: int | None = None, ragged: bool | None = None):
+        self.fetch = Slice(batch_size, _is_ragged(arrays, batch_size) if ragged is None else ragged)
         self._arrays = map_leaves(lambda leaf: leaf if is_on_host(leaf) else to_tensor(leaf), arrays)
         if chunk_bytes is None:
             # Of a file, each chunk of shuffled rows may read all: there larger chunks are worth their memory.
@@ -175,7 +177,8 @@ class StreamedRows:
     def _gather(self, chunk: int, order: np.ndarray) -> tuple[Any, tf.Tensor]:
         rows = order[chunk * self._rows : (chunk + 1) * self._rows]
         # Of one shape always, so that the last chunk is not traced again: then Keras 2's dropout would start over, too.
-        padded = np.pad(rows, (0, self._rows - len(rows)), mode="edge")
+        # One of several workers may have no row of the last batch.
+        padded = np.pad(rows, (0, self._rows - len(rows)), mode="edge" if len(rows) else "constant")
         return map_leaves(_some(padded), self._arrays), tf.constant(len(rows))
 
 
@@ -183,7 +186,9 @@ def _some(rows: np.ndarray) -> Callable[[Any], Any]:
     return lambda leaf: to_tensor(take(leaf, rows)) if is_on_host(leaf) else gather(leaf, rows)
 
 
-def place_rows(arrays: Batch, batch_size: int, resident_share: float) -> ResidentRows | StreamedRows:
+def place_rows(
+    arrays: Batch, batch_size: int, resident_share: float, ragged: bool | None = None
+) -> ResidentRows | StreamedRows:
     """Keeps rows on an accelerator if they fit into a share of its free memory, and streams them else.
 
     A CPU works in the memory where the rows are. There they are streamed, which costs no time and no second copy of
@@ -193,6 +198,7 @@ def place_rows(arrays: Batch, batch_size: int, resident_share: float) -> Residen
         arrays: A batch structure of arrays of all rows.
         batch_size: Rows in a batch.
         resident_share: The share of the device's free memory that the arrays may take.
+        ragged: Whether the last batch of a pass may be smaller. Defaults to what it is in a pass over all rows.
     """
     if not 0 <= resident_share <= 1:
         raise ValueError(f"`resident_share` must be between 0 and 1. Received: resident_share={resident_share!r}")
@@ -200,7 +206,7 @@ def place_rows(arrays: Batch, batch_size: int, resident_share: float) -> Residen
     free = compat.free_memory()
     most = resident_share * free if size else math.inf  # tensors are on the device already
     if size <= (most if has_accelerator else min(FEW_BYTES, most)):
-        return ResidentRows(arrays, batch_size)
+        return ResidentRows(arrays, batch_size, ragged)
     if has_accelerator:
         _logger.warning(
             "The arrays take %.1f GB, more than %.0f%% of the device's free %.1f GB: they are streamed to it. "
@@ -209,7 +215,7 @@ def place_rows(arrays: Batch, batch_size: int, resident_share: float) -> Residen
             100 * resident_share,
             free / 1e9,
         )
-    return StreamedRows(arrays, batch_size)
+    return StreamedRows(arrays, batch_size, ragged=ragged)
 
 
 def nbytes(arrays: Batch) -> int:
@@ -245,6 +251,10 @@ def checksum(arrays: Batch) -> int:
             strings = values.dtype == object  # of which the array holds the addresses
             total = zlib.crc32(b"\0".join(values.ravel()) if strings else values.tobytes(), total)
     return total
+
+
+def _is_ragged(arrays: Batch, batch_size: int) -> bool:
+    return _rows(arrays) % batch_size != 0
 
 
 def _rows(arrays: Batch) -> int:

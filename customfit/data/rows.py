@@ -192,3 +192,54 @@ def count_batch_rows(batch: Any) -> tf.Tensor:
     if isinstance(leaf, tf.SparseTensor):
         return tf.cast(leaf.dense_shape[0], tf.int64)
     return tf.shape(leaf, tf.int64)[0] if tf.TensorShape(leaf.shape).rank else tf.constant(1, tf.int64)
+
+
+def part_of_rows(rows: Any, part: Any, parts: int) -> tuple[Any, Any]:
+    """Returns where a part of rows begins and how many it has.
+
+    Rows are split evenly. Of rows that are left over, the first parts get one more each.
+
+    Args:
+        rows: How many rows there are: an integer, or a tensor of one.
+        part: Which part, likewise.
+        parts: How many parts.
+    """
+    each, more = rows // parts, rows % parts
+    if isinstance(rows, int) and isinstance(part, int):
+        return part * each + min(part, more), each + int(part < more)
+    return part * each + tf.minimum(part, more), each + tf.cast(part < more, tf.int64)
+
+
+def part_of_batch(batch: Batch, part: Any, parts: int) -> Batch:
+    """Returns a part of the rows of a batch, inside the graph.
+
+    Args:
+        batch: The batch. Leaves that are scalars stay as they are.
+        part: Which part: an `int64` tensor.
+        parts: How many parts.
+    """
+    begin, size = part_of_rows(count_batch_rows(batch), part, parts)
+
+    def of_leaf(leaf: Any) -> Any:
+        if isinstance(leaf, tf.SparseTensor):
+            others = leaf.dense_shape[1:]
+            return tf.sparse.slice(leaf, tf.concat([[begin], tf.zeros_like(others)], 0), tf.concat([[size], others], 0))
+        return compat.with_unknown_rows(leaf[begin : begin + size]) if leaf.shape.rank else leaf
+
+    return map_leaves(of_leaf, batch)
+
+
+def empty_rows(spec: tf.TypeSpec) -> Any:
+    """Returns a leaf of a batch without rows.
+
+    Args:
+        spec: The spec of the leaf.
+    """
+    others = [size or 1 for size in spec.shape[1:]]
+    if isinstance(spec, tf.RaggedTensorSpec):
+        values = tf.zeros([0, *others[spec.ragged_rank :]], spec.dtype)
+        return tf.RaggedTensor.from_nested_row_splits(values, [tf.zeros([1], spec.row_splits_dtype)] * spec.ragged_rank)
+    if isinstance(spec, tf.SparseTensorSpec):
+        indices = tf.zeros([0, 1 + len(others)], tf.int64)
+        return tf.SparseTensor(indices, tf.zeros([0], spec.dtype), tf.constant([0, *others], tf.int64))
+    return tf.zeros([0, *others], spec.dtype)

@@ -1,7 +1,7 @@
 """A step on several replicas: each takes its share of a batch, and their logs are reduced to one.
 
-Data is read once, as on one device, and split inside the graph. So batches, their order, the position to resume at and
-the speed of the input do not depend on the strategy. REPLICAS.md says more.
+A process reads a batch once, as on one device, and it is split inside the graph. So batches, their order and the
+position to resume at do not depend on the strategy. REPLICAS.md says more, and what each of several processes reads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Callable, TypeVar
 
 from customfit import compat
 from customfit.compat import tf
-from customfit.data import Batch, BatchSpec, count_batch_rows, map_leaves
+from customfit.data import Batch, BatchSpec, map_leaves, part_of_batch
 
 Result = TypeVar("Result")
 
@@ -75,19 +75,7 @@ def shard_batch(batch: Batch) -> Batch:
         batch: The batch of all replicas.
     """
     context = tf.distribute.get_replica_context()
-    index = tf.cast(context.replica_id_in_sync_group, tf.int64)
-    rows = count_batch_rows(batch)
-    each, more = rows // context.num_replicas_in_sync, rows % context.num_replicas_in_sync
-    begin = index * each + tf.minimum(index, more)
-    size = each + tf.cast(index < more, tf.int64)
-
-    def part(leaf: Any) -> Any:
-        if isinstance(leaf, tf.SparseTensor):
-            others = leaf.dense_shape[1:]
-            return tf.sparse.slice(leaf, tf.concat([[begin], tf.zeros_like(others)], 0), tf.concat([[size], others], 0))
-        return compat.with_unknown_rows(leaf[begin : begin + size]) if leaf.shape.rank else leaf
-
-    return map_leaves(part, batch)
+    return part_of_batch(batch, tf.cast(context.replica_id_in_sync_group, tf.int64), context.num_replicas_in_sync)
 
 
 def shard_spec(spec: BatchSpec) -> BatchSpec:

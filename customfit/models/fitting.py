@@ -76,7 +76,8 @@ class Fitting(compat.KerasModel):
         Args:
             x: Inputs: arrays, tensors (also ragged and sparse), pandas, scipy sparse, nested structures of them; or
                 batches: a `tf.data.Dataset`, a generator, a `keras.utils.Sequence` (`PyDataset`), a torch
-                `DataLoader`, any other iterable; or a `customfit.data.Source`.
+                `DataLoader`, any other iterable; or a function of a `tf.distribute.InputContext` that returns a dataset
+                of batches for one replica, of what this worker reads; or a `customfit.data.Source`.
             y: Targets, if `x` is inputs only.
             batch_size: Rows in a batch. Defaults to 32, or to what makes `steps_per_epoch` batches of the rows.
             epochs: The epoch at which training ends. Defaults to 1.

@@ -150,6 +150,11 @@ def predict_explicitly(
         if batch is not None:
             return predict_batch(model, batch)
     data = make_evaluation_source(x, batch_size=batch_size, steps=steps, model=model, **workers)
+    if not getattr(data, "keeps_order", True):
+        raise ValueError(
+            "`custom_predict` returns rows in their order, so all workers must read the same dataset. Pass one without "
+            f"an `AutoShardPolicy` that splits it. Received: x of type {type(x).__name__}, of which each reads a part"
+        )
     callbacks = _callbacks_of_a_pass(model, callbacks, verbose, data)
     data.restart()
     return Prediction(model, callbacks).run(data)
