@@ -18,13 +18,13 @@ ROOMS = {
     "tools": "batch_size cross_validation eject expressions learning_rate restoring seeds",
     "models": "model mixin predicting fitting on_batch overrides opening compiling steps",
     "testing": "parity resume",
-    "training": "loop session pauses plan costs checkpointing dry_run validation evaluation prediction hooks checks "
-    "limits signals stop progress observers",
+    "training": "loop session pauses plan costs checkpointing agreement chief dry_run validation evaluation prediction "
+    "hooks checks limits signals stop progress observers",
     "debug clipping": "",
     "gradients": "pipeline update nonfinite undo step_updates step_dump metrics observers collector recorder schedules "
     "rates accumulation optimizers clipping layers",
-    "checkpoint": "checkpointer checkpoints fingerprint differences options training_state releases variables "
-    "random_state store lock",
+    "checkpoint": "checkpointer checkpoints alike fingerprint differences options training_state releases variables "
+    "random_state job_store store lock",
     "execution": "compiled_step prediction outputs xla graph dispatch random_ops pace sharding captures snapshot "
     "replicas trainable",
     "callbacks": "averaged_weights unfreeze gradient_events gradient_health prediction_metrics step_history one_cycle "

@@ -5,6 +5,7 @@ run consists of, `fingerprint` whether a checkpoint and a call belong together, 
 checkpoints are written whole or not at all.
 """
 
+from customfit.checkpoint.alike import check_alike
 from customfit.checkpoint.checkpointer import Checkpointer
 from customfit.checkpoint.checkpoints import Checkpoints, Directory
 from customfit.checkpoint.fingerprint import fingerprint, learning_rates
@@ -22,6 +23,7 @@ __all__ = [
     "Directory",
     "TrainingState",
     "changed_by_validation",
+    "check_alike",
     "fingerprint",
     "learning_rates",
     "random_states",

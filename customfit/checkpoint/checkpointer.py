@@ -16,11 +16,12 @@ from typing import Callable, Literal
 from customfit import compat
 from customfit.checkpoint.checkpoints import Checkpoints
 from customfit.checkpoint.differences import differences, in_words, releases
+from customfit.checkpoint.job_store import make_store
 from customfit.checkpoint.lock import CheckpointError
-from customfit.checkpoint.store import CheckpointStore
 from customfit.checkpoint.training_state import TrainingState
 from customfit.compat import tf
 from customfit.serialization import JSON
+from customfit.workers import Workers
 
 HEARTBEAT_SECONDS = 60.0
 _logger = logging.getLogger("customfit")
@@ -31,6 +32,7 @@ class Checkpointer:
 
     Args:
         checkpoints: Where, how often, and whether to resume.
+        workers: All workers of the job.
         on_moment: Called with `"writing"` before a checkpoint gets its name, and with `"pruning"` before older ones are
             removed.
         clock: A clock in seconds that never goes back; only differences count.
@@ -39,6 +41,7 @@ class Checkpointer:
     def __init__(
         self,
         checkpoints: Checkpoints,
+        workers: Workers,
         *,
         on_moment: Callable[[Literal["writing", "pruning"]], None] = lambda moment: None,
         clock: Callable[[], float] = time.monotonic,
@@ -47,7 +50,8 @@ class Checkpointer:
         self._seconds = checkpoints.every.in_seconds
         self._resume = checkpoints.resume
         self._on_error = checkpoints.on_error
-        self._store = CheckpointStore(checkpoints.directory, checkpoints.keep)
+        self._workers = workers
+        self._store = make_store(checkpoints.directory, checkpoints.keep, workers, checkpoints.per_worker)
         self._on_moment = on_moment
         self._clock = clock
         self._saved_at = self._heartbeat_at = clock()
@@ -164,7 +168,7 @@ class Checkpointer:
         seed = compat.global_seed()
         if seed is not None:
             return {"value": seed, "drawn": False}
-        seed = random.SystemRandom().randrange(2**31)
+        seed = int(self._workers.gather(str(random.SystemRandom().randrange(2**31)))[0])
         tf.random.set_seed(seed)
         self._drew_seed = True
         return {"value": seed, "drawn": True}

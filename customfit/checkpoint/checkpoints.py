@@ -28,6 +28,8 @@ class Checkpoints:
             starts over.
         on_error: What to do when a checkpoint cannot be written, because the disk is full for example: `"raise"`
             (default) a `CheckpointError`, or `"warn"` and continue training.
+        per_worker: Whether each of several workers has a directory of its own, `worker-<index>` in `directory`: for
+            disks that the others do not see. Defaults to `False`: all see `directory`, and the chief writes.
 
     Raises:
         ValueError: If an option is wrong.
@@ -42,6 +44,7 @@ class Checkpoints:
     keep: int = 3
     resume: bool | str = "auto"
     on_error: str = "raise"
+    per_worker: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.directory, (str, os.PathLike)) or not os.fspath(self.directory):
@@ -58,6 +61,10 @@ class Checkpoints:
         if self.on_error not in ("raise", "warn"):
             raise ValueError(
                 f'`Checkpoints(on_error=)` must be "raise" or "warn". Received: on_error={self.on_error!r}'
+            )
+        if not isinstance(self.per_worker, bool):
+            raise ValueError(
+                f"`Checkpoints(per_worker=)` must be True or False. Received: per_worker={self.per_worker!r}"
             )
 
     @classmethod

@@ -128,9 +128,9 @@ def _lambda(serialized: Any) -> Described:
     code = serialized[0] if _is_function(serialized) else serialized
     defaults = {}
     if isinstance(code, str):
-        instructions = _instructions(marshal.loads(base64.decodebytes(code.encode())))
+        code = instructions(marshal.loads(base64.decodebytes(code.encode())))
         release = "code of Python {}.{}".format(*sys.version_info)
-        defaults[release] = f"checksum {zlib.crc32(repr(instructions).encode())}"
+        defaults[release] = f"checksum {zlib.crc32(repr(code).encode())}"
     return {"type": "lambda", "options": {}, "defaults": defaults}
 
 
@@ -139,9 +139,9 @@ def _is_function(serialized: Any) -> bool:
     return isinstance(serialized, (list, tuple)) and len(serialized) == 3 and isinstance(serialized[0], str)
 
 
-def _instructions(code: CodeType) -> tuple:
+def instructions(code: CodeType) -> tuple:
     """What a function does, wherever it is written."""
-    constants = [_instructions(each) if isinstance(each, CodeType) else each for each in code.co_consts]
+    constants = [instructions(each) if isinstance(each, CodeType) else each for each in code.co_consts]
     return code.co_code, code.co_names, constants
 
 

@@ -102,24 +102,44 @@ class CheckpointStore:
         Returns:
             The checkpoint's path.
         """
-        number = 1 + max((_number(path) for path in self.directory.glob("*checkpoint-*")), default=0)
-        path = self.directory / f"checkpoint-{number:08d}"
+        unfinished = self.begin()
+        try:
+            return self.finish(unfinished, fill(unfinished))
+        except BaseException:
+            self.abandon(unfinished)  # the error that is under way says more than this could
+            raise
+
+    def begin(self) -> Path:
+        """Returns a new directory for the files of a checkpoint, which is none until `finish`."""
         unfinished = self.directory / f".writing-{uuid.uuid4()}"
         unfinished.mkdir()
-        try:
-            record = fill(unfinished)
-            (unfinished / RECORD).write_text(json.dumps(record))
-            files = {file.name: _digest(file) for file in sorted(unfinished.iterdir())}
-            (unfinished / MANIFEST).write_text(json.dumps(files))
-            for file in unfinished.iterdir():
-                _flush(file)
-            _flush(unfinished)
-            os.rename(unfinished, path)
-            _flush(self.directory)
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)  # the error that is under way says more than this could
-            raise
+        return unfinished
+
+    def finish(self, unfinished: Path, record: dict) -> Path:
+        """Makes a checkpoint of the files in a directory.
+
+        Args:
+            unfinished: What `begin` returned.
+            record: The record: see `write`.
+
+        Returns:
+            The checkpoint's path.
+        """
+        number = 1 + max((_number(path) for path in self.directory.glob("*checkpoint-*")), default=0)
+        path = self.directory / f"checkpoint-{number:08d}"
+        (unfinished / RECORD).write_text(json.dumps(record))
+        files = {file.name: _digest(file) for file in sorted(unfinished.iterdir())}
+        (unfinished / MANIFEST).write_text(json.dumps(files))
+        for file in unfinished.iterdir():
+            _flush(file)
+        _flush(unfinished)
+        os.rename(unfinished, path)
+        _flush(self.directory)
         return path
+
+    def abandon(self, unfinished: Path) -> None:
+        """Removes what has been written of a checkpoint that failed."""
+        shutil.rmtree(unfinished, ignore_errors=True)
 
     def prune(self, run: str) -> None:
         """Removes all checkpoints but the newest and the best of this run, and those that were damaged."""

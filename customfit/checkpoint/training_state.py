@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,6 +57,8 @@ class TrainingState:
         stop: Whether and why it stops.
         train_data: The source that is trained on, or `None` where the loop is the caller's.
         validation_data: Sources by name.
+        part: What the names of this worker's files begin with, if others save the same run into the same directory and
+            the chief saves what all have in common; empty: this one saves all.
     """
 
     def __init__(
@@ -66,8 +69,10 @@ class TrainingState:
         stop: RunStop,
         train_data: Source | None,
         validation_data: Mapping[str, Source],
+        part: str = "",
     ):
         self.progress = progress
+        self._part = part
         self._model = model
         self._callbacks = callbacks
         self._stop = stop
@@ -86,9 +91,11 @@ class TrainingState:
         Returns:
             The part of it that JSON can hold.
         """
+        if self._part:
+            self._save_part(folder)
+            return {}
         variables, tables = variables_of(self._model), mutable_tables(self._model)
-        randomness = compiled_steps(self._model).randomness
-        variables.update({f"op/{name}": state for name, state in (randomness.states if randomness else {}).items()})
+        variables.update(self._states_of_random_ops())
         listed = [[name, describe(each)] for name, each in {**variables, **tables}.items()]
         tensors = {name: tf.identity(variable) for name, variable in variables.items()}
         tensors.update(read_tables(tables))
@@ -110,6 +117,26 @@ class TrainingState:
         }
         write_tensors(folder / VARIABLES, tensors)
         return record
+
+    def _save_part(self, folder: Path) -> None:
+        """Writes what only this worker knows: its replicas' copies, its random states, its position in the data."""
+        variables = {**variables_of(self._model, own=True), **self._states_of_random_ops()}
+        tensors = {name: tf.identity(variable) for name, variable in variables.items()}
+        record = {"random": pack(random_states(), "random", tensors), "data": self._position(folder)}
+        write_tensors(folder / f"{self._part}{VARIABLES}", tensors)
+        (folder / f"{self._part}state.json").write_text(json.dumps(record))
+
+    def _read(self, folder: Path, record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The record and the tensors of a checkpoint, with this worker's part of them."""
+        tensors = read_tensors(folder / VARIABLES)
+        if self._part:
+            tensors.update(read_tensors(folder / f"{self._part}{VARIABLES}"))
+            record = {**record, **json.loads((folder / f"{self._part}state.json").read_text())}
+        return record, tensors
+
+    def _states_of_random_ops(self) -> dict[str, tf.Variable]:
+        randomness = compiled_steps(self._model).randomness
+        return {f"op/{name}": state for name, state in (randomness.states if randomness else {}).items()}
 
     def trace(self, block: Block | None = None) -> None:
         """Traces the steps as far as batches are known, so that all they use can be saved, wherever it is kept.
@@ -149,7 +176,7 @@ class TrainingState:
 
         See `seek` and `restore_generators`: data that is read again draws from the generators as it did at first.
         """
-        tensors = read_tensors(folder / VARIABLES)
+        record, tensors = self._read(folder, record)
         callbacks = unpack(record["callbacks"], tensors)
         self._set_callback_states(callbacks, only_first=True)
         named = dict(record["variables"])
@@ -179,9 +206,11 @@ class TrainingState:
 
     def seek(self, folder: Path, record: dict[str, Any]) -> None:
         """Moves the data to its saved position."""
+        record, _ = self._read(folder, record) if self._part else (record, {})
         if self._train_data is not None:
             position, has_iterator = record["data"]["train"], record["data"]["iterator"]
-            self._train_data.seek(position, self.progress.step, str(folder / "iterator") if has_iterator else None)
+            path = str(folder / f"{self._part}iterator")
+            self._train_data.seek(position, self.progress.step, path if has_iterator else None)
         for source in self._validation_data.values():
             if hasattr(source, "skip_passes"):
                 read_first(source, self.progress.sanity_batches)
@@ -211,7 +240,7 @@ class TrainingState:
     def _position(self, folder: Path) -> dict[str, JSON] | None:
         if self._train_data is None:
             return None
-        iterator = self._train_data.save_iterator(str(folder / "iterator"))
+        iterator = self._train_data.save_iterator(str(folder / f"{self._part}iterator"))
         return {"train": self._train_data.position(), "iterator": iterator}
 
     def _set_callback_states(self, states: list[list[Any]], only_first: bool = False) -> None:

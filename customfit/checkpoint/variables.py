@@ -10,11 +10,17 @@ from customfit.compat import keras, tf
 from customfit.execution import CapturedVariable, compiled_steps, handles_of, replicas
 
 
-def variables_of(model: keras.Model) -> dict[str, tf.Variable | CapturedVariable]:
+def variables_of(model: keras.Model, own: bool = False) -> dict[str, tf.Variable | CapturedVariable]:
     """Returns all variables that training may change, by names that are the same in the next process.
 
     The weights, the state of metrics, of optimizers and of random generators, and whatever else the model tracks; once
     its steps are traced, also what they use and the model does not track, in the order in which they use it.
+
+    Args:
+        model: The model.
+        own: Whether to return only those of which one of several workers may have another value than the others: those
+            with a copy for each replica, the state of metrics, and what steps change in the model beside its weights,
+            such as moving averages.
     """
     found: dict[str, tf.Variable | CapturedVariable] = {}
     seen = set()
@@ -25,6 +31,9 @@ def variables_of(model: keras.Model) -> dict[str, tf.Variable | CapturedVariable
             variable = compat.tf_variable(variable)
             if id(variable) not in seen:
                 seen.add(id(variable))
+                differs = prefix.startswith("metric") or (prefix in ("model", "state") and not variable.trainable)
+                if own and not (differs or replicas.has_copies(variable)):
+                    continue
                 copies = replicas.copies(model.distribute_strategy, variable)
                 for replica, copy in enumerate(copies):
                     found[name if len(copies) == 1 else f"{name}/replica_{replica}"] = copy
@@ -40,7 +49,7 @@ def variables_of(model: keras.Model) -> dict[str, tf.Variable | CapturedVariable
     add("counter", compat.step_counters(model))
     others = [other for other in tf.train.TrackableView(model).descendants() if isinstance(other, tf.Variable)]
     add("other", [other for other in others if id(other) not in seen])
-    for index, captured in enumerate(_untracked(model, list(found.values()))):
+    for index, captured in enumerate([] if own else _untracked(model, list(found.values()))):
         found[f"step/{index}/{stable_name(captured)}"] = captured
     return found
 

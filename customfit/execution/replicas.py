@@ -58,9 +58,18 @@ def copies(strategy: tf.distribute.Strategy, variable: tf.Variable) -> list[tf.V
         strategy: The strategy.
         variable: The variable.
     """
-    if getattr(variable, "synchronization", None) != tf.VariableSynchronization.ON_READ:
+    if not has_copies(variable):
         return [variable]
     return list(strategy.experimental_local_results(variable))
+
+
+def has_copies(variable: tf.Variable) -> bool:
+    """Whether each replica has a copy of a variable, with another value.
+
+    Args:
+        variable: The variable.
+    """
+    return getattr(variable, "synchronization", None) == tf.VariableSynchronization.ON_READ
 
 
 def sum_over_replicas(tensors: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:

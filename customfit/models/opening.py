@@ -32,6 +32,7 @@ from customfit.training import (
     check_targets,
     predict_batch,
 )
+from customfit.workers import Workers
 
 WORKER_OPTIONS = ("workers", "use_multiprocessing", "max_queue_size")
 REPLACED = {
@@ -167,7 +168,7 @@ def _callbacks_of_a_pass(
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return callbacks
     check_callbacks(listed(callbacks))
-    verbose = compat.resolve_verbose(verbose)
+    verbose = compat.resolve_verbose(verbose) if Workers.of(model.distribute_strategy).is_chief else 0
     return keras.callbacks.CallbackList(
         callbacks, add_progbar=verbose != 0, model=model, verbose=verbose, epochs=1, steps=data.steps
     )

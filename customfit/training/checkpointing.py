@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import random
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from customfit import compat
 from customfit.callbacks import print_line, score_of
-from customfit.checkpoint import Checkpointer, Checkpoints, TrainingState, fingerprint, learning_rates
-from customfit.compat import keras
+from customfit.checkpoint import Checkpointer, Checkpoints, TrainingState, check_alike, fingerprint, learning_rates
+from customfit.compat import keras, tf
 from customfit.data import Block, Source, check_resumable
 from customfit.serialization import JSON
 from customfit.training.observers import Moment, session_observers
 from customfit.training.progress import Logs, Progress
 from customfit.training.stop import Stop
 from customfit.training.validation import Validation
+from customfit.workers import Workers
 
 
 class SessionCheckpoints:
@@ -30,6 +33,7 @@ class SessionCheckpoints:
         checkpoints: The options, or `None`: then nothing is saved.
         identity: Options that a checkpoint must agree with, by name.
         verbose: 0 to say nothing.
+        clock: A clock in seconds, the same on all workers; only differences count.
 
     Raises:
         ValueError: If there is a callback that would do the same, and undo it.
@@ -38,7 +42,7 @@ class SessionCheckpoints:
     def __init__(
         self,
         model: keras.Model,
-        callbacks: list[keras.callbacks.Callback],
+        callbacks: keras.callbacks.CallbackList,
         progress: Progress,
         stop: Stop,
         validation: Validation,
@@ -46,10 +50,18 @@ class SessionCheckpoints:
         checkpoints: Checkpoints | None,
         identity: Mapping[str, Any] | None,
         verbose: int | str,
+        clock: Callable[[], float],
     ):
         self.options = checkpoints
-        self._checkpointer = None if checkpoints is None else Checkpointer(checkpoints, on_moment=self._tell_observers)
-        for callback in callbacks:
+        self._workers = Workers.of(model.distribute_strategy)
+        self._drew_seed = False
+        self._part = ""
+        self._checkpointer: Checkpointer | None = None
+        if checkpoints is not None:
+            self._checkpointer = Checkpointer(checkpoints, self._workers, on_moment=self._tell_observers, clock=clock)
+            if not (checkpoints.per_worker or self._workers.is_chief):
+                self._part = f"worker-{self._workers.index}."
+        for callback in callbacks.callbacks:
             if checkpoints is not None and isinstance(callback, keras.callbacks.BackupAndRestore):
                 raise ValueError(
                     "`callbacks` must not have a `BackupAndRestore` beside `checkpoint`, which restores more. "
@@ -58,7 +70,7 @@ class SessionCheckpoints:
         for source in validation.data.values() if checkpoints is not None else ():
             check_resumable("validation_data", source, ("skip_passes",))
         self._model = model
-        self._callbacks = callbacks
+        self._callbacks = callbacks.callbacks
         self._progress = progress
         self._stop = stop
         self._validation = validation
@@ -75,17 +87,23 @@ class SessionCheckpoints:
     def close(self) -> None:
         """Releases the directory."""
         self._state = None
+        if self._drew_seed:
+            self._drew_seed = False
+            tf.random.set_seed(None)
         if self._checkpointer is not None:
             self._checkpointer.close()
 
     def resume(self, data: Source | None) -> bool:
         """Restores the newest checkpoint, if there is one, including the position in the data. Returns whether."""
+        if self._workers.count > 1:
+            check_alike(self._workers, self._model, self._fingerprint(data))
         if self._checkpointer is None:
+            self._agree_on_seed()
             return False
         if data is not None:
             check_resumable("data", data)
         self._state = TrainingState(
-            self._model, self._callbacks, self._progress, self._stop, data, self._validation.data
+            self._model, self._callbacks, self._progress, self._stop, data, self._validation.data, self._part
         )
         return self._checkpointer.resume(self._state, self._fingerprint(data))
 
@@ -150,6 +168,13 @@ class SessionCheckpoints:
         """Makes a checkpoint."""
         if self._checkpointer is not None:
             self._checkpointer.save(learning_rates(self._model))
+
+    def _agree_on_seed(self) -> None:
+        """Gives all workers one global seed, where the user has set none: they must draw the rows in one order."""
+        if self._workers.count > 1 and compat.global_seed() is None:
+            drawn = self._workers.gather(str(random.SystemRandom().randrange(2**31)))
+            tf.random.set_seed(int(drawn[0]))
+            self._drew_seed = True
 
     def _tell_observers(self, moment: Moment) -> None:
         for observer in session_observers:

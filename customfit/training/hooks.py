@@ -181,6 +181,11 @@ def has_hook(callback: keras.callbacks.Callback, hooks: Iterable[str]) -> bool:
     )
 
 
+def callback_objects(callbacks: UserCallbacks) -> list[keras.callbacks.Callback]:
+    """Returns the callbacks that a user has given, one by one."""
+    return callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else listed(callbacks)
+
+
 def make_callback_list(
     model: keras.Model,
     callbacks: UserCallbacks,
@@ -199,7 +204,7 @@ def make_callback_list(
         epochs: The epoch at which training ends.
         steps: Steps in an epoch, or `None` if that is not known.
     """
-    check_callbacks(callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else listed(callbacks))
+    check_callbacks(callback_objects(callbacks))
     if isinstance(callbacks, keras.callbacks.CallbackList):
         if not any(isinstance(callback, keras.callbacks.History) for callback in callbacks.callbacks):
             own = [*own, keras.callbacks.History()]

@@ -18,25 +18,18 @@ class Limits:
     Args:
         max_steps: The step after which training ends, or `None`.
         max_time: How long to train: seconds, a `datetime.timedelta`, "HH:MM:SS", or `None`.
-        one_clock: Whether the run is one process's. Several workers have clocks that differ.
-        clock: A clock in seconds that never goes back; only differences count.
+        clock: A clock in seconds that never goes back; only differences count. Several workers need one together.
 
     Raises:
-        ValueError: If a limit is not positive or not readable, or workers would have to agree on the time.
+        ValueError: If a limit is not positive or not readable.
     """
 
     def __init__(
         self,
         max_steps: int | None = None,
         max_time: Duration | None = None,
-        one_clock: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ):
-        if max_time is not None and not one_clock:
-            raise ValueError(
-                "`max_time` cannot be used with several workers, whose clocks differ: the first to end would leave the "
-                f"others waiting. Use `max_steps`. Received: max_time={max_time!r}"
-            )
         self.max_steps = None if max_steps is None else as_count("max_steps", max_steps)
         self.max_seconds = None if max_time is None else as_seconds("max_time", max_time)
         self._max_time = max_time

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+from customfit.training.agreement import Agreement
 from customfit.training.checkpointing import SessionCheckpoints
 from customfit.training.hooks import BatchHooks
 from customfit.training.limits import Limits
 from customfit.training.observers import Moment, session_observers
 from customfit.training.progress import Logs, Progress
-from customfit.training.signals import SignalHandlers, Terminated
+from customfit.training.signals import Terminated
 from customfit.training.stop import Stop
 from customfit.training.validation import Validation
 
@@ -22,7 +23,7 @@ class Pauses:
         progress: How far the run is.
         stop: Whether and why it ends. Limits are reported there.
         limits: How many steps may still run.
-        signals: Which signals are pending.
+        agreement: What all workers know alike: which signals are pending.
         validation: When to validate within an epoch.
         checkpoints: When to save.
         hooks: The batch hooks, whose progress bar is refreshed before a validation.
@@ -36,7 +37,7 @@ class Pauses:
         progress: Progress,
         stop: Stop,
         limits: Limits,
-        signals: SignalHandlers,
+        agreement: Agreement,
         validation: Validation,
         checkpoints: SessionCheckpoints,
         hooks: BatchHooks,
@@ -45,10 +46,11 @@ class Pauses:
         self._progress = progress
         self._stop = stop
         self._limits = limits
-        self._signals = signals
+        self._signals = agreement.signals
         self._validation = validation
         self._checkpoints = checkpoints
         self._hooks = hooks
+        self._agreement = agreement
 
     def steps_until_next(self, begins_epoch: bool) -> float:
         """How many steps may run before something is due. 0 at a limit, which is then recorded.
@@ -66,6 +68,7 @@ class Pauses:
 
     def after_block(self, steps: int) -> None:
         """Does what is due after a block of so many steps."""
+        self._agreement.update()
         self._limits.after_block(steps)
         self._checkpoints.heartbeat()
         if self._validation.due_within_epoch():
@@ -99,6 +102,7 @@ class Pauses:
         """Raises pending signals, and shows other processes that this one is alive."""
         self._checkpoints.heartbeat()
         self._tell_observers("validating")
+        self._agreement.update()
         self._signals.raise_pending()
 
     def raise_pending_signals(self) -> None:

@@ -25,21 +25,22 @@ from customfit.arguments import as_count
 from customfit.callbacks import EarlyStopping, LogEvery, make_early_stopping
 from customfit.checkpoint import Checkpoints, Directory
 from customfit.compat import CallbackLike, History, keras
-from customfit.data import Batch, Block, Source, make_validation_source, validation_arguments
+from customfit.data import Batch, Block, Source, validation_arguments
 from customfit.every import Duration
-from customfit.execution import CompiledStep, CompiledSteps, compiled_steps, has_workers
+from customfit.execution import CompiledStep, CompiledSteps, compiled_steps
+from customfit.training.agreement import Agreement
 from customfit.training.checkpointing import SessionCheckpoints
-from customfit.training.checks import check_labels
+from customfit.training.chief import DiscardedFiles
 from customfit.training.dry_run import Callbacks, DryRun
 from customfit.training.evaluation import check_model, metric_results
-from customfit.training.hooks import BatchHooks, end_callbacks, make_callback_list
+from customfit.training.hooks import BatchHooks, callback_objects, end_callbacks, make_callback_list
 from customfit.training.limits import Limits
 from customfit.training.pauses import Pauses
 from customfit.training.plan import Plan, make_plan
 from customfit.training.progress import Logs, Progress
-from customfit.training.signals import SignalHandlers, Terminated
+from customfit.training.signals import Terminated
 from customfit.training.stop import Stop
-from customfit.training.validation import Frequency, Validation
+from customfit.training.validation import Frequency, Validation, make_sources
 
 
 class TrainingSession:
@@ -111,25 +112,19 @@ class TrainingSession:
         self._epochs = as_count("epochs", epochs, 0)
         self._initial_epoch = as_count("initial_epoch", initial_epoch, 0)
         self._steps_per_epoch = steps_per_epoch
-        self._limits = Limits(max_steps, max_time, one_clock=not has_workers(model.distribute_strategy), clock=clock)
-        self._signals = SignalHandlers(on_sigterm)
+        self._agreement = Agreement.of(model.distribute_strategy, on_sigterm, clock)
+        self._signals = self._agreement.signals
+        self._limits = Limits(max_steps, max_time, self._agreement.now)
         self._dry_run = DryRun.of(dry_run)
         checkpoints = None if checkpoint is None else Checkpoints.of(checkpoint)
 
         # The validation sets come first: by default early stopping monitors the first of them.
         sets = validation_arguments(validation_data, batch_size=validation_batch_size, steps=validation_steps)
-        arrived = {prefix: model.evaluate_arguments(arguments) for prefix, arguments in sets.items()}
-        sources = self._dry_run.validation(
-            {
-                prefix: make_validation_source(**arguments, model=model, **(workers or {}))
-                for prefix, arguments in arrived.items()
-            }
-        )
-        for arguments in arrived.values():
-            check_labels(model, arguments["y"], "validation_data")
-        verbose = compat.resolve_verbose(verbose)
+        sources = self._dry_run.validation(make_sources(model, sets, workers or {}))
+        verbose = compat.resolve_verbose(verbose) if self._agreement.is_chief else 0
+        self._discarded = DiscardedFiles([] if self._agreement.is_chief else callback_objects(callbacks))
         self._early_stopping = make_early_stopping(early_stopping, list(sources), verbose=int(verbose != 0))
-        own = [LogEvery(log_every)] if log_every is not None else []
+        own = [LogEvery(log_every, print if self._agreement.is_chief else str)] if log_every is not None else []
         own += [self._early_stopping] if self._early_stopping is not None else []
         self.callbacks = make_callback_list(model, callbacks, own, verbose, self._epochs, steps_per_epoch)
         self._hooks = BatchHooks(self.callbacks, "train")
@@ -142,12 +137,13 @@ class TrainingSession:
         # What a checkpoint saves, then what makes checkpoints, then what asks for them.
         self.progress = Progress(self._initial_epoch)
         self._stop = Stop(model, self._early_stopping)
-        self.validation = Validation(model, self.callbacks, sources, sets, validation_freq, self.progress, clock)
-        run = self.progress, self._stop
+        run, now = (model, self.callbacks, self.progress, self._stop), self._agreement.now
+        self.validation = Validation(*run[:2], sources, sets, validation_freq, self.progress, now)
         self._checkpoints = SessionCheckpoints(
-            model, self.callbacks.callbacks, *run, self.validation, self._early_stopping, checkpoints, identity, verbose
+            *run, self.validation, self._early_stopping, checkpoints, identity, verbose, now
         )
-        self._pauses = Pauses(*run, self._limits, self._signals, self.validation, self._checkpoints, self._hooks)
+        watched = self._limits, self._agreement, self.validation, self._checkpoints, self._hooks
+        self._pauses = Pauses(self.progress, self._stop, *watched)
         self._trainable_state = compat.compiled_trainable_state(model)
         self._running = self._validated = False
         self._resumed_stopped = False  # within an epoch: no further step of it is trained
@@ -162,6 +158,7 @@ class TrainingSession:
             undo.enter_context(self._trainable_state)
             self.model.gradient_pipeline.begin()
             self._stop.begin()
+            self._agreement.update()
             self._limits.begin()
             self.validation.begin()
             undo.pop_all()  # from here on `__exit__` does
@@ -177,10 +174,13 @@ class TrainingSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
+        if kind is None:
+            self._signals.end_together()
         ended_well = kind in (None, GeneratorExit)  # the latter if `epochs()` was left by `break`, without `with`
         with contextlib.ExitStack() as ending:  # all of these happen, whatever raises; the last one first
             ending.callback(self._checkpoints.close)
             ending.callback(self._signals.end)
+            ending.callback(self._discarded.close)
             if isinstance(self._early_stopping, EarlyStopping):
                 ending.callback(self._early_stopping.restore)
             ending.callback(self._record_end, kind)

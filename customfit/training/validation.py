@@ -11,10 +11,10 @@ from customfit import compat
 from customfit.arguments import as_count, is_count
 from customfit.checkpoint import changed_by_validation
 from customfit.compat import keras
-from customfit.data import FirstBatches, Source
+from customfit.data import FirstBatches, Source, make_validation_source
 from customfit.every import Every
-from customfit.execution import VariableSnapshot, check_resources, compiled_steps, has_workers, replicas
-from customfit.training.checks import check_targets
+from customfit.execution import VariableSnapshot, check_resources, compiled_steps, replicas
+from customfit.training.checks import check_labels, check_targets
 from customfit.training.evaluation import Evaluation
 from customfit.training.progress import Logs, Progress
 
@@ -49,7 +49,7 @@ class Validation:
         progress: Progress,
         clock: Callable[[], float] = time.monotonic,
     ):
-        _check(freq, bool(data), model.distribute_strategy)
+        _check(freq, bool(data))
         for source in data.values():
             check_targets(model, source, "test_step", "validation_data")
         self.data = data
@@ -177,6 +177,23 @@ class Validation:
         return VariableSnapshot(changed_by_validation(self._model), tables)
 
 
+def make_sources(
+    model: keras.Model, sets: Mapping[str, Mapping[str, Any]], workers: Mapping[str, Any]
+) -> dict[str, Source]:
+    """Returns the sources of validation sets, by the prefix of their logs.
+
+    Args:
+        model: The model, whose own `evaluate` may preprocess data.
+        sets: What `validation_arguments` returned.
+        workers: Options of `keras.utils.Sequence` data.
+    """
+    arrived = {prefix: model.evaluate_arguments(arguments) for prefix, arguments in sets.items()}
+    sources = {prefix: make_validation_source(**given, model=model, **workers) for prefix, given in arrived.items()}
+    for arguments in arrived.values():
+        check_labels(model, arguments["y"], "validation_data")
+    return sources
+
+
 def metric_variables(model: keras.Model) -> list:
     """The variables of all the model's metrics, including those of gradients; each replica's own."""
     variables: list[Any] = compat.variables_in(weight for metric in model.metrics for weight in metric.variables)
@@ -185,15 +202,10 @@ def metric_variables(model: keras.Model) -> list:
     return [copy for variable in variables for copy in replicas.copies(strategy, compat.tf_variable(variable))]
 
 
-def _check(freq: object, has_data: bool, strategy: object) -> None:
+def _check(freq: object, has_data: bool) -> None:
     if isinstance(freq, Every):
         if freq.epochs is None and not has_data:
             raise ValueError(f"`validation_freq={freq}` needs validation data. Received: validation_data=None")
-        if freq.seconds is not None and has_workers(strategy):
-            raise ValueError(
-                "`validation_freq=Every(seconds=)` cannot be used with several workers, whose clocks differ; use "
-                f"`Every(steps=)`. Received: validation_freq={freq}"
-            )
         return
     is_one = isinstance(freq, (str, int, float)) or getattr(freq, "shape", None) == ()
     if not is_count(freq, 1) and (is_one or not hasattr(freq, "__contains__")):

@@ -61,8 +61,3 @@ def test_fit_of_keras_3_does_not():
     outputs, errors = run("fit")
     assert outputs == ["", ""]
     assert "PerReplica" in errors
-
-
-def test_a_limit_by_the_clock_is_refused():
-    _, errors = run("max_time")
-    assert "`max_time` cannot be used with several workers" in errors

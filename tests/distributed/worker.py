@@ -45,7 +45,7 @@ def main(index, ports, how):
     if how == "custom_predict":
         print(json.dumps(predict(strategy)))
     else:
-        print(json.dumps(train(strategy, max_time=60) if how == "max_time" else train(strategy, how)))
+        print(json.dumps(train(strategy, how)))
 
 
 if __name__ == "__main__":

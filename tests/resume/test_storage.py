@@ -21,7 +21,8 @@ from customfit.checkpoint import CheckpointError, CheckpointStore
 from customfit.checkpoint import store as store_module
 from customfit.checkpoint.checkpointer import HEARTBEAT_SECONDS, Checkpointer
 from customfit.checkpoint.lock import STALE_SECONDS, DirectoryLock, DirectoryLockedError, started
-from customfit.compat import keras
+from customfit.compat import keras, tf
+from customfit.workers import Workers
 from tests import processes
 from tests.parity import models
 from tests.resume.cut import assert_same, train
@@ -463,7 +464,7 @@ def test_of_two_who_find_a_stale_lock_one_takes_it(tmp_path):
 
 def test_a_training_shows_now_and_then_that_it_lives(tmp_path):
     now = [0.0]
-    checkpointer = Checkpointer(Checkpoints(tmp_path), clock=lambda: now[0])
+    checkpointer = Checkpointer(Checkpoints(tmp_path), Workers.of(tf.distribute.get_strategy()), clock=lambda: now[0])
     checkpointer.open()
     os.utime(tmp_path / "lock", (0, 0))
     checkpointer.heartbeat()

@@ -1,0 +1,132 @@
+"""Jobs of two workers: one checkpoint, one clock, signals for all, and faults. The others end within a deadline."""
+
+import csv
+import json
+
+import pytest
+
+from customfit import compat
+from tests.distributed import job
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not compat.divides_loss_by_replicas(), reason="Keras 3 before 3.8 is refused"),
+]
+supports = pytest.mark.supports
+MODULE = "tests.distributed.resumed"
+
+
+def results(folder, how="", epochs=3):
+    """What the workers have found. They agree but for moving averages: each has those of its own rows."""
+    found = job.results(MODULE, folder, how, epochs)
+    for name in ("history", "optimizer", "why", "steps"):
+        assert found[0][name] == found[1][name]
+    return found
+
+
+def fails(folder, how, deadline=120):
+    """The errors of both workers, none of which has ended well."""
+    outputs = job.finish(job.start(MODULE, folder, how), deadline)
+    assert [output for output, _ in outputs] == ["", ""]
+    return [errors for _, errors in outputs]
+
+
+def without_steps(found):
+    return [{key: value for key, value in each.items() if key != "steps"} for each in found]
+
+
+def steps(found):
+    """How many steps each worker has run in this call."""
+    return found[0]["steps"]
+
+
+def checkpoints(folder):
+    return sorted(path.name for path in folder.glob("checkpoint-*"))
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """A job that nothing has happened to, and that saves nothing."""
+    return results("")
+
+
+@supports("Distribution", "several workers: one checkpoint of a job in a directory that all see", fit="no")
+def test_a_job_of_which_a_worker_was_killed_ends_with_the_bits_of_one_left_alone(alone, tmp_path):
+    """In the middle of an epoch, and of a window of micro-batches. Each worker has its own moving averages and sums."""
+    errors = fails(tmp_path, "kill:1:7")
+    assert "task:1" in errors[0]
+    newest = tmp_path / "run" / checkpoints(tmp_path / "run")[-1]
+    assert json.loads((newest / "state.json").read_text())["at"]["total_steps"] == 6
+    resumed = results(tmp_path)
+    assert steps(resumed) == 9
+    assert without_steps(resumed) == without_steps(alone)
+    assert checkpoints(tmp_path / "run")
+    assert not list((tmp_path / "run").glob("worker-*"))
+    assert steps(results(tmp_path)) == 0  # a finished job is not trained again
+
+
+@supports(
+    "Distribution",
+    "several workers with disks of their own: `Checkpoints(..., per_worker=True)`",
+    fit="no",
+)
+def test_disks_of_their_own(alone, tmp_path):
+    fails(tmp_path, "per_worker,kill:0:7")
+    folders = [tmp_path / "run" / f"worker-{index}" for index in range(2)]
+    newest = folders[1] / checkpoints(folders[1])[-1]
+    (newest / "state.json").write_text("damaged")  # then both resume from the one before
+    resumed = results(tmp_path, "per_worker")
+    assert steps(resumed) == 11
+    assert without_steps(resumed) == without_steps(alone)
+
+
+@supports("Distribution", "several workers: SIGTERM on one saves on all, and ends all", fit="no")
+def test_sigterm_on_one_saves_on_all_and_ends_all(alone, tmp_path):
+    stopped = results(tmp_path, "term:1:7")
+    assert (stopped[0]["why"], steps(stopped)) == ("SIGTERM", 7)
+    resumed = results(tmp_path)
+    assert steps(resumed) == 8
+    assert without_steps(resumed) == without_steps(alone)
+
+
+@supports("Distribution", "several workers: `max_time` and `Every(seconds=)`, by one clock", fit="no")
+def test_max_time_ends_all_at_the_same_step(tmp_path):
+    stopped = results(tmp_path, "max_time")
+    assert stopped[0]["why"] == "reached max_time=0.5"
+
+
+def test_uneven_shares_are_resumed_where_each_of_them_was(tmp_path):
+    for folder in ("alone", "killed"):
+        (tmp_path / folder).mkdir()
+    undisturbed = results(tmp_path / "alone", "shares")
+    fails(tmp_path / "killed", "shares,kill:1:9")
+    resumed = results(tmp_path / "killed", "shares")
+    assert without_steps(resumed) == without_steps(undisturbed)
+    assert steps(resumed) == steps(undisturbed) - 8
+
+
+def test_only_the_chief_draws_and_writes_files(tmp_path):
+    outputs = job.finish(job.start(MODULE, tmp_path, "files"))
+    assert outputs[0][0].count("Epoch ") == 3, outputs[0][1][-3000:]
+    assert "Epoch " not in outputs[1][0]
+    one, other = (json.loads(output.splitlines()[-1]) for output, _ in outputs)
+    assert one["history"] == other["history"]
+    with open(tmp_path / "log.csv") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+    assert {path.name for path in tmp_path.iterdir()} == {"board", "log.csv", "model.weights.h5", "run"}
+    assert len(list((tmp_path / "board" / "train").glob("events*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("batch:1", "on worker 1, compared with worker 0: batch_size=24, was 16"),
+        ("rows:1", "on worker 1, compared with worker 0: checksum of rows="),
+        ("code:1", "on worker 1, compared with worker 0: code of Other.train_step="),
+    ],
+)
+def test_workers_that_would_not_train_alike_are_refused(how, message):
+    """On all of them, before the first step."""
+    for errors in fails("", how):
+        assert "All workers must train the same model on the same data with the same options" in errors
+        assert message in errors
