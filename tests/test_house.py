@@ -15,7 +15,7 @@ PACKAGE = ROOT / "customfit"
 # may import from those that come after it.
 ROOMS = {
     "__init__": "",
-    "tools": "batch_size cross_validation eject expressions learning_rate restoring seeds",
+    "tools": "batch_size cross_validation ejection expressions learning_rate restoring seeds",
     "models": "model mixin predicting fitting on_batch overrides opening compiling steps",
     "testing": "parity resume",
     "training": "loop session pauses plan costs checkpointing agreement chief dry_run validation evaluation prediction "

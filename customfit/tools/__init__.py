@@ -5,7 +5,7 @@ This room owns no state. What a tool changes on its way, it restores.
 
 from customfit.tools.batch_size import BatchSizeSearch, find_batch_size
 from customfit.tools.cross_validation import CrossValidation, cross_validate
-from customfit.tools.eject import eject
+from customfit.tools.ejection import eject
 from customfit.tools.learning_rate import LearningRateSearch, find_learning_rate
 from customfit.tools.seeds import set_seed
 
