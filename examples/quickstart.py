@@ -16,7 +16,7 @@ import numpy as np
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow does not announce itself
 import tensorflow as tf
 
-from customfit import CustomTrainModel, EarlyStopping
+from customfit import CustomTrainModel, EarlyStopping, callbacks
 
 keras = tf.keras
 
@@ -62,30 +62,6 @@ def build_model(image_shape):
     return model
 
 
-def draw(history, best_epoch, title, path):
-    """Draws the loss and the accuracy of each epoch, and marks the epoch whose weights the model has kept."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        raise SystemExit(INSTALL) from None
-    matplotlib.use("Agg")  # draws into files, so it needs no screen
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
-    figure.suptitle(title)
-    for panel, name in zip(panels, ("loss", "accuracy")):
-        epochs = range(1, len(history[name]) + 1)
-        panel.plot(epochs, history[name], label="training (shifted images, dropout)")
-        panel.plot(epochs, history[f"val_{name}"], label="validation")
-        panel.plot(best_epoch + 1, history[f"val_{name}"][best_epoch], "ko", label=f"best epoch: {best_epoch + 1}")
-        panel.set_xlabel("epoch")
-        panel.set_ylabel(name)
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.grid(alpha=0.3)
-    panels[0].legend()
-    figure.savefig(path, dpi=150)
-
-
 def main():
     """Loads the data, trains, tests, draws."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -106,8 +82,8 @@ def main():
     test = model.evaluate(x_test, y_test, verbose=0, return_dict=True)
     print(f"Test accuracy: {test['accuracy']:.2%} of {len(x_test)} images")
 
-    title = f"A small CNN on {args.data}: {test['accuracy']:.1%} test accuracy"
-    draw(history.history, stopping.best_epoch, title, args.output)
+    axes = callbacks.plot_history(history)
+    axes[0].figure.savefig(args.output, dpi=150)
     print(f"The curves are in {args.output}")
     required = REQUIRED_ACCURACY[args.data]
     if test["accuracy"] <= required:

@@ -27,6 +27,10 @@ LAYERS = {  # a layer and the shape of its input
     "einsum in groups": lambda: (einsum("abc,bcd->abd", (2, 5), "d"), (2, 4)),
 }
 
+if hasattr(L, "LocallyConnected1D"):  # of Keras 2
+    LAYERS["locally connected 1d"] = lambda: (L.LocallyConnected1D(3, 2), (4, 2))
+    LAYERS["locally connected 2d"] = lambda: (L.LocallyConnected2D(3, 2), (3, 3, 2))
+
 
 def einsum(equation, shape, bias_axes):
     cls = getattr(L, "EinsumDense", None) or L.experimental.EinsumDense

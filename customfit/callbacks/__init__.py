@@ -6,7 +6,7 @@ lines that do not stick to a progress bar, `figures` the axes of plots.
 
 from customfit.callbacks.averaged_weights import AveragedWeights
 from customfit.callbacks.early_stopping import EarlyStopping, make_early_stopping, unknown_monitor
-from customfit.callbacks.figures import Axes, new_axes, plot_confusion_matrix
+from customfit.callbacks.figures import Axes, new_axes, plot_confusion_matrix, plot_history
 from customfit.callbacks.gradient_events import GradientEvents
 from customfit.callbacks.gradient_health import GradientHealth
 from customfit.callbacks.log_every import LogEvery
@@ -33,6 +33,7 @@ __all__ = [
     "make_early_stopping",
     "new_axes",
     "plot_confusion_matrix",
+    "plot_history",
     "print_line",
     "score_of",
     "unknown_monitor",

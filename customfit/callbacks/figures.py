@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from customfit.callbacks.monitoring import direction_of
+from customfit.compat import keras
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 else:
     Axes = object
 
-__all__ = ["Axes", "new_axes", "plot_confusion_matrix"]
+__all__ = ["Axes", "new_axes", "new_panels", "plot_confusion_matrix", "plot_history"]
 
 
 def new_axes(needed_by: str) -> Axes:
@@ -24,11 +28,107 @@ def new_axes(needed_by: str) -> Axes:
     Raises:
         ImportError: If matplotlib is not installed.
     """
+    return new_panels(needed_by, 1)[0]
+
+
+def new_panels(needed_by: str, count: int) -> list[Axes]:
+    """Returns the axes of a new figure, side by side, three in a row at most.
+
+    Args:
+        needed_by: What draws, for the error.
+        count: How many.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError(f'`{needed_by}` needs matplotlib: `pip install "customfit[plots]"`.') from None
-    return Figure(figsize=(8, 4.5), layout="constrained").add_subplot()
+    columns = 2 if count == 4 else min(count, 3)
+    rows = math.ceil(count / columns)
+    width = 8 if columns == 1 else 5.5 * columns
+    figure = Figure(figsize=(width, 4.5 if rows == 1 else 3.5 * rows), layout="constrained")
+    return [figure.add_subplot(rows, columns, panel + 1) for panel in range(count)]
+
+
+def plot_history(
+    history: keras.callbacks.History | Mapping[str, Sequence[float]], monitor: str | None = None
+) -> list[Axes]:
+    """Plots what `fit` and `custom_fit` return: a panel for each log, training and validation in one.
+
+    The learning rate and gradient norms have panels where they are logged. The best epoch is marked in each, and the
+    title says why training ended.
+
+    Args:
+        history: A `History`, or its `history`.
+        monitor: The log by which the best epoch is chosen. Defaults to the loss of the first validation set, or to the
+            loss.
+
+    Returns:
+        The axes of the panels: `axes[0].figure.savefig("history.png")` saves them.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+        ValueError: If there is no epoch in it, or no log of the name.
+
+    Example:
+
+    >>> history = model.custom_fit(x, y, epochs=10, validation_split=0.2, early_stopping=3)
+    >>> axes = customfit.callbacks.plot_history(history)
+    >>> axes[0].figure.savefig("history.png")
+    """
+    logs = history if isinstance(history, Mapping) else history.history
+    if not any(map(len, logs.values())):
+        raise ValueError("`history` must hold an epoch. Received: a history without one")
+    sets = _validation_sets(logs)
+    own = [name for name in logs if not any(name.startswith(f"{prefix}_") for prefix in sets)]
+    own.sort(key=lambda name: name != "loss")  # which comes first
+    monitor = monitor or (f"{sets[0]}_loss" if sets else own[0])
+    if monitor not in logs:
+        raise ValueError(f"`monitor` must be one of {', '.join(logs)}. Received: monitor={monitor!r}")
+    begin = 1 if isinstance(history, Mapping) else history.epoch[0] + 1
+    epochs = np.arange(begin, begin + max(map(len, logs.values())))
+    best = _best_epoch(logs[monitor], monitor, epochs)
+    panels = new_panels("plot_history", len(own))
+    marker = "." if len(epochs) < 30 else ""
+    for axes, name in zip(panels, own):
+        for label in [name, *(f"{prefix}_{name}" for prefix in sets)]:
+            if label in logs and np.ndim(logs[label]) == 1:
+                axes.plot(_places(logs[label], epochs), logs[label], marker=marker, label=label)
+        axes.axvline(best, color="black", linewidth=0.8, linestyle=":", label=f"best {monitor}: epoch {best}")
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    reason = getattr(history, "stop_reason", None)
+    if reason:
+        panels[0].figure.suptitle(reason)
+    return panels
+
+
+def _validation_sets(logs: Mapping[str, Sequence[float]]) -> list[str]:
+    """Returns the prefixes under which a log stands once more for each validation set: those that all logs have."""
+    prefixes = [name[: -len("_loss")] for name in logs if name.endswith("_loss")]
+    return [prefix for prefix in prefixes if prefix == "val" or _repeats_all(prefix, logs)]
+
+
+def _repeats_all(prefix: str, logs: Mapping[str, Sequence[float]]) -> bool:
+    measured = [name[len(prefix) + 1 :] for name in logs if name.startswith(f"{prefix}_")]
+    # The losses of several outputs are called alike: "val_a_loss", beside a "val_loss".
+    is_named = len(measured) > 1 or (prefix.startswith("val_") and "val_loss" not in logs)
+    return is_named and all(name in logs for name in measured)
+
+
+def _places(values: Sequence[float], epochs: np.ndarray) -> np.ndarray:
+    """Returns the epochs of values: with `validation_freq=2` there is one for every second."""
+    every = max(1, len(epochs) // len(values))
+    return epochs[every - 1 :: every][: len(values)]
+
+
+def _best_epoch(values: Sequence[float], monitor: str, epochs: np.ndarray) -> int:
+    find = np.nanargmax if direction_of(monitor) == "max" else np.nanargmin
+    return int(_places(values, epochs)[find(values)])
 
 
 def plot_confusion_matrix(

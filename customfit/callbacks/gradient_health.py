@@ -10,6 +10,7 @@ from typing import Callable
 import numpy as np
 
 from customfit import compat
+from customfit.callbacks.figures import Axes, new_panels
 from customfit.callbacks.printing import print_line, shows_progress_bar
 from customfit.compat import keras, tf
 
@@ -100,11 +101,14 @@ class GradientHealth(keras.callbacks.Callback):
                     tf.summary.scalar(f"update_ratio/{name}", ratio, epoch)
             self._writer.flush()
 
-    def plot(self, path: str | os.PathLike[str]) -> None:
-        """Plots norms and update ratios over the epochs, a line for each variable, and saves the image.
+    def plot(self, path: str | os.PathLike[str] | None = None) -> list[Axes]:
+        """Plots norms and update ratios over the epochs, a line for each variable.
 
         Args:
-            path: The file to write, such as "health.png".
+            path: A file to save the image in, such as "health.png". Defaults to `None`.
+
+        Returns:
+            The axes of the two panels.
 
         Raises:
             ImportError: If matplotlib is not installed.
@@ -112,21 +116,20 @@ class GradientHealth(keras.callbacks.Callback):
         """
         if not self.norms:
             raise ValueError("There is nothing to plot. Train for an epoch with this callback first.")
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise ImportError('`GradientHealth.plot` needs matplotlib: `pip install "customfit[plots]"`.') from None
-        figure = Figure(figsize=(12, 5), layout="constrained")
+        panels = new_panels("GradientHealth.plot", 2)
         epochs = np.arange(1, len(self.norms) + 1)
-        panels = (("Gradient norm", self.norms), ("Update-to-weight ratio", self.update_ratios))
-        for axes, (title, values) in zip(figure.subplots(1, 2), panels):
+        titles = {"Gradient norm": self.norms, "Update-to-weight ratio": self.update_ratios}
+        for axes, (title, values) in zip(panels, titles.items()):
             for name, line in zip(self.names, np.stack(values, axis=1)):
                 axes.plot(epochs, np.where(line > 0, line, np.nan), marker=".", label=name)
             axes.set(title=title, xlabel="epoch", yscale="log")
             axes.grid(alpha=0.3)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure = panels[0].figure
+        handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper", fontsize="small")
-        figure.savefig(path, dpi=120)
+        if path is not None:
+            figure.savefig(path, dpi=120)
+        return panels
 
 
 def diagnose(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import html
 import math
 from typing import Any
 
@@ -62,6 +63,16 @@ class Plan:
     seconds: float | None = None
 
     def __str__(self) -> str:
+        table = [f"{name:<12}{value}" for name, value in self._lines()]
+        return "\n".join([*table, *map("! {}".format, self.conflicts)])
+
+    def _repr_html_(self) -> str:
+        """The table, as notebooks show it."""
+        rows = [f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in self._lines()]
+        conflicts = [f"<p>! {html.escape(conflict)}</p>" for conflict in self.conflicts]
+        return "".join(["<table>", *rows, "</table>", *conflicts])
+
+    def _lines(self) -> list[tuple[str, str]]:
         lines = [] if self.resumes_at is None else [("resumes at", "epoch {}, step {}".format(*self.resumes_at))]
         lines += [
             ("epochs", f"{self.epochs}"),
@@ -78,8 +89,7 @@ class Plan:
             ("a step", "not known" if self.step_flops is None else f"{self.step_flops / 1e9:,.3g} GFLOP"),
             ("time", "not known" if self.seconds is None else str(datetime.timedelta(seconds=math.ceil(self.seconds)))),
         ]
-        table = [f"{name:<12}{value}" for name, value in lines]
-        return "\n".join([*table, *map("! {}".format, self.conflicts)])
+        return lines
 
 
 def make_plan(

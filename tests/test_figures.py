@@ -1,0 +1,96 @@
+"""Figures hold what was trained. What they look like is looked at by hand."""
+
+import numpy as np
+import pytest
+
+from customfit import callbacks
+from customfit.compat import keras
+from customfit.training.plan import Plan
+from tests.parity import models
+from tests.parity.compare import compiled
+
+pytest.importorskip("matplotlib")
+X, Y = models.rows()
+X, Y = X[:48], Y[:48]
+
+
+def lines(axes):
+    return {line.get_label(): line for line in axes.lines if not line.get_label().startswith("best")}
+
+
+def test_a_history_is_drawn_log_by_log():
+    model = compiled(models.dense)
+    history = model.custom_fit(X, Y, epochs=4, verbose=0, validation_data=(X, Y), validation_freq=2, early_stopping=9)
+    panels = callbacks.plot_history(history)
+    assert [axes.get_ylabel() for axes in panels] == ["loss", "accuracy"]
+    for axes in panels:
+        name = axes.get_ylabel()
+        drawn = lines(axes)
+        assert list(drawn) == [name, f"val_{name}"]
+        np.testing.assert_array_equal(drawn[name].get_xdata(), [1, 2, 3, 4])
+        np.testing.assert_array_equal(drawn[name].get_ydata(), history.history[name])
+        np.testing.assert_array_equal(drawn[f"val_{name}"].get_xdata(), [2, 4])
+        np.testing.assert_array_equal(drawn[f"val_{name}"].get_ydata(), history.history[f"val_{name}"])
+        best = 2 * int(np.argmin(history.history["val_loss"])) + 2
+        assert [line.get_xdata()[0] for line in axes.lines if line not in drawn.values()] == [best]
+
+
+def test_the_title_says_why_training_ended():
+    model = compiled(models.dense)
+    history = model.custom_fit(X, Y, epochs=9, verbose=0, max_steps=3)
+    assert callbacks.plot_history(history)[0].figure.get_suptitle() == "reached max_steps=3"
+
+
+def test_each_validation_set_is_beside_its_log():
+    model = compiled(models.dense)
+    sets = {"near": (X, Y), "far": (X[::-1], Y)}
+    history = model.custom_fit(X, Y, epochs=2, verbose=0, validation_data=sets)
+    panels = callbacks.plot_history(history)
+    prefixes = [name[: -len("_loss")] for name in history.history if name.endswith("_loss")]
+    assert len(prefixes) == 2
+    assert [list(lines(axes)) for axes in panels] == [
+        ["loss", *(f"{prefix}_loss" for prefix in prefixes)],
+        ["accuracy", *(f"{prefix}_accuracy" for prefix in prefixes)],
+    ]
+
+
+def test_sets_without_metrics_are_sets():
+    panels = callbacks.plot_history({"loss": [2.0, 1.0], "val_near_loss": [2.0, 1.0], "val_far_loss": [3.0, 1.0]})
+    assert [list(lines(axes)) for axes in panels] == [["loss", "val_near_loss", "val_far_loss"]]
+
+
+def test_outputs_and_gradient_norms_have_panels_of_their_own():
+    logs = {
+        "loss": [2.0, 1.0],
+        "a_loss": [1.0, 0.5],
+        "b_loss": [1.0, 0.5],
+        "grad_norm": [3.0, np.nan],
+        "val_loss": [2, 3],
+    }
+    panels = callbacks.plot_history({**logs, "val_a_loss": [1, 1], "val_b_loss": [1, 2]}, monitor="loss")
+    assert [axes.get_ylabel() for axes in panels] == ["loss", "a_loss", "b_loss", "grad_norm"]
+    assert list(lines(panels[1])) == ["a_loss", "val_a_loss"]
+    assert panels[0].lines[-1].get_label() == "best loss: epoch 2"
+
+
+def test_the_best_accuracy_is_the_highest():
+    panels = callbacks.plot_history({"loss": [2.0, 1.0, 3.0], "accuracy": [0.1, 0.2, 0.9]}, monitor="accuracy")
+    assert panels[0].lines[-1].get_label() == "best accuracy: epoch 3"
+
+
+@pytest.mark.parametrize(("logs", "monitor"), [({}, None), ({"loss": []}, None), ({"loss": [1.0]}, "val_loss")])
+def test_what_cannot_be_drawn(logs, monitor):
+    with pytest.raises(ValueError, match="Received"):
+        callbacks.plot_history(logs, monitor)
+
+
+def test_fit_and_its_history_are_drawn_too():
+    model = compiled(models.dense, keras.Model)
+    history = model.fit(X, Y, initial_epoch=2, epochs=4, verbose=0)
+    np.testing.assert_array_equal(lines(callbacks.plot_history(history)[0])["loss"].get_xdata(), [3, 4])
+
+
+def test_a_plan_is_a_table_in_a_notebook():
+    plan = Plan(None, 2, 10, 10, 0, 0, 4, 0, 4, None, ("a < b",))
+    assert plan._repr_html_().startswith("<table><tr><th>epochs</th><td>2</td></tr>")
+    assert "a &lt; b" in plan._repr_html_()
