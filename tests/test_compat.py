@@ -206,7 +206,7 @@ PRIVATE_NAMES = {
     "_trainable_variables": (KERAS_3, lambda: built_for(built_optimizer()) == [WEIGHT]),
     "_index_dict": (KERAS_2, lambda: len(built_optimizer()._index_dict) == 1),
     "_var_key": (KERAS_2, lambda: built_optimizer()._var_key(WEIGHT) in built_optimizer()._index_dict),
-    "_learning_rate": (ALWAYS, lambda: round(float(built_optimizer()._learning_rate), 6) == 0.01),
+    "_learning_rate": (ALWAYS, lambda: round(float(tf.convert_to_tensor(built_optimizer()._learning_rate)), 6) == 0.01),
     "_rng": (ALWAYS, lambda: tf.random.set_seed(1) or compat.eager_random_state() is not None),
 }
 

@@ -206,6 +206,51 @@ def test_a_train_function_of_the_users_is_left_alone():
     assert trained(by_batch, base=Own)[0]["loss"] == 7.0
 
 
+def compiled_part(x):
+    return tf.function(lambda x: 2.0 * x + 1.0, jit_compile=True)(x)
+
+
+def python_part(x):
+    return tf.ensure_shape(tf.numpy_function(lambda value: 2 * value, [x], tf.float32), x.shape)
+
+
+def control_flow(x):
+    x = tf.cond(tf.reduce_sum(x) > 0, lambda: 2.0 * x, lambda: x)
+    return tf.while_loop(lambda index, _: index < 3, lambda index, y: (index + 1, y + x), (0, x))[1]
+
+
+def lookup(x):
+    with tf.init_scope():
+        pairs = tf.lookup.KeyValueTensorInitializer(tf.constant([0, 1], tf.int64), tf.constant([0.5, 2.0]))
+        table = tf.lookup.StaticHashTable(pairs, 1.0)
+    lookup.tables.append(table)  # a graph does not keep it
+    return x * table.lookup(tf.cast(x > 0, tf.int64))
+
+
+lookup.tables = []
+
+
+@pytest.mark.parametrize("part", [compiled_part, python_part, control_flow, lookup])
+def test_whatever_a_step_does_is_the_same(part):
+    class Own(CustomTrainModel):
+        def train_step(self, data):
+            x, y = data
+            return super().train_step((part(x), y))
+
+    def by_session_often(model):
+        with TrainingSession(model, verbose=0) as session:
+            for _ in session.epochs():
+                for _ in range(15):  # beyond the trials of the executors
+                    logs = session.train_on((X[:16], Y[:16]))
+        return compat.pythonify_logs(logs)
+
+    def by_fit_often(model):
+        data = tf.data.Dataset.from_tensors((X[:16], Y[:16])).repeat(15)
+        return {name: values[-1] for name, values in model.fit(data, verbose=0).history.items()}
+
+    assert_same(trained(by_session_often, models.dense, Own), trained(by_fit_often, models.dense, Own))
+
+
 def test_random_state_in_the_graph_is_found():
     def of(function):
         return keeps_random_state(tf.function(function).get_concrete_function(tf.TensorSpec([2])))
