@@ -9,7 +9,18 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import evaluation, first_step, growth, memory, plot, prediction, report, single_steps, speed
+from benchmarks import (
+    data_memory,
+    evaluation,
+    first_step,
+    growth,
+    memory,
+    plot,
+    prediction,
+    report,
+    single_steps,
+    speed,
+)
 from benchmarks.contenders import CONTENDERS, jax_can_run
 from benchmarks.measure import Settings, progress
 from benchmarks.workloads import DATA, WORKLOADS
@@ -20,6 +31,7 @@ PARTS = {
     "single_steps": single_steps,
     "first_step": first_step,
     "memory": memory,
+    "data_memory": data_memory,
     "evaluation": evaluation,
     "prediction": prediction,
     "growth": growth,
