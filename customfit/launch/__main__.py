@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import shlex
 import sys
 import tempfile
@@ -109,5 +110,16 @@ def _hosts(text: str) -> list[str]:
     return hosts
 
 
+def _drop_unread_output() -> None:
+    """Drops what could not be written to a pipe that nobody reads: Python would end with 120 for it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    _drop_unread_output()
+    sys.exit(code)
