@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import time
 import uuid
 import warnings
@@ -168,7 +167,7 @@ class Checkpointer:
         seed = compat.global_seed()
         if seed is not None:
             return {"value": seed, "drawn": False}
-        seed = int(self._workers.gather(str(random.SystemRandom().randrange(2**31)))[0])
+        seed = self._workers.draw_seed()
         tf.random.set_seed(seed)
         self._drew_seed = True
         return {"value": seed, "drawn": True}

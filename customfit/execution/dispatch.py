@@ -55,8 +55,10 @@ class DirectFunction:
         function = self._function.get_concrete_function(*map_leaves(as_spec, arguments))
         if len(self._by_signature) >= MOST_SIGNATURES:
             self._by_signature.clear()
-        self._by_signature[key] = self._by_function.setdefault(id(function), _Trace(function))
-        return self._by_signature[key]
+        if id(function) not in self._by_function:
+            self._by_function[id(function)] = _Trace(function)
+        trace = self._by_signature[key] = self._by_function[id(function)]
+        return trace
 
 
 def signature(structure: Structure) -> Hashable:
@@ -142,14 +144,21 @@ class _Trace:
 
 def _packer(structure: Structure) -> Callable[[Sequence[tf.Tensor]], Structure]:
     """Returns what packs flat outputs into a structure."""
-    leaves = tf.nest.flatten(structure, expand_composites=True)
     if isinstance(structure, dict) and all(isinstance(leaf, (tf.Tensor, tf.TensorSpec)) for leaf in structure.values()):
         places = {name: place for place, name in enumerate(sorted(structure))}
         return lambda outputs: {name: outputs[places[name]] for name in structure}
 
-    def pack(outputs: Sequence[tf.Tensor]) -> Structure:
-        tensors = iter(outputs)
-        filled = [None if leaf is None else next(tensors) for leaf in leaves]
-        return tf.nest.pack_sequence_as(structure, filled, expand_composites=True)
+    return lambda outputs: pack(structure, outputs)
 
-    return pack
+
+def pack(structure: Structure, tensors: Sequence[tf.Tensor]) -> Structure:
+    """Packs flat tensors into a structure, in which a leaf may be `None`, ragged or sparse.
+
+    Args:
+        structure: The structure, of specs or tensors.
+        tensors: A tensor for each leaf that is not `None`, and for each part of one that is ragged or sparse.
+    """
+    left = iter(tensors)
+    leaves = tf.nest.flatten(structure, expand_composites=True)
+    filled = [None if leaf is None else next(left) for leaf in leaves]
+    return tf.nest.pack_sequence_as(structure, filled, expand_composites=True)

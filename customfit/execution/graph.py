@@ -17,7 +17,7 @@ from customfit.data import (
     inputs_left_out_as_none,
     map_leaves,
 )
-from customfit.execution.dispatch import DirectFunction, as_spec
+from customfit.execution.dispatch import DirectFunction, as_spec, pack
 from customfit.execution.random_ops import keeps_random_state
 from customfit.execution.trainable import Logs
 
@@ -113,10 +113,7 @@ class LoopStep:
         """
         if self._results is not None:
             return self._results()
-        tensors = iter(carried)
-        leaves = tf.nest.flatten(self._structure, expand_composites=True)
-        filled = [None if leaf is None else next(tensors) for leaf in leaves]
-        return tf.nest.pack_sequence_as(self._structure, filled, expand_composites=True)
+        return pack(self._structure, carried)
 
 
 class GraphBlocks:

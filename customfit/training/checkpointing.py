@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -172,8 +171,7 @@ class SessionCheckpoints:
     def _agree_on_seed(self) -> None:
         """Gives all workers one global seed, where the user has set none: they must draw the rows in one order."""
         if self._workers.count > 1 and compat.global_seed() is None:
-            drawn = self._workers.gather(str(random.SystemRandom().randrange(2**31)))
-            tf.random.set_seed(int(drawn[0]))
+            tf.random.set_seed(self._workers.draw_seed())
             self._drew_seed = True
 
     def _tell_observers(self, moment: Moment) -> None:

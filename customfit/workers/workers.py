@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import weakref
 from collections.abc import Sequence
 from typing import Any, Callable
@@ -91,6 +92,10 @@ class Workers:
         sent[self.index, : len(mine)] = list(mine)
         found = self._sum(tf.constant(sent)).numpy().astype("uint8")
         return [row[:size].tobytes().decode() for row, size in zip(found, sizes)]
+
+    def draw_seed(self) -> int:
+        """Returns a seed for all workers, drawn by the chief."""
+        return int(self.gather(str(random.SystemRandom().randrange(2**31)))[0])
 
     def sum_in_graph(self, values: tf.Tensor) -> tf.Tensor:
         """Returns the sum over the workers of a tensor of integers, within a graph.
