@@ -202,7 +202,7 @@ def _keras_3_data(steps_per_execution: int, **options: Any) -> KerasData:
 def _keras_2_data(**options: Any) -> KerasData:
     x = options["x"]
     if options["steps_per_epoch"] is None and hasattr(x, "element_spec") and not isinstance(x, tf.data.Dataset):
-        return _keras_2_distributed_data(x)
+        return _keras_2_passes(x)
     with _refused_if_empty():
         handler = module_beside_model("data_adapter").get_data_handler(**options)
     adapter, dataset = handler._adapter, handler._dataset
@@ -212,25 +212,17 @@ def _keras_2_data(**options: Any) -> KerasData:
         size = adapter.get_size()
         return _finite(cardinality(dataset)) if size is None else size
 
-    return KerasData(
-        dataset=dataset,
-        new_iterator=lambda: iter(dataset),
+    return _keras_2_passes(dataset)._replace(
         count_batches=count_batches,
         recounts="epoch" if recreates else "never",
-        most_after=lambda found: found,
         spans_epochs=not recreates,
-        ends_training=True,
         unused_first=recreates,
-        renews_at_end=False,
-        wraps_epochs=True,
-        on_run_begin=_nothing,
-        on_epoch_begin=_nothing,
         on_epoch_end=adapter.on_epoch_end,
     )
 
 
-def _keras_2_distributed_data(dataset: Any) -> KerasData:
-    """A distributed dataset whose passes are epochs. `fit` refuses it; this is what it does with one that is not."""
+def _keras_2_passes(dataset: Any) -> KerasData:
+    """A dataset whose passes are epochs. `fit` refuses a distributed one; this is what it does with others."""
     return KerasData(
         dataset=dataset,
         new_iterator=lambda: iter(dataset),
