@@ -8,11 +8,12 @@ between generations for data that the package reads without an adapter.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 from customfit.compat.versions import IS_KERAS_3, KERAS_VERSION, keras, module_beside_model, tf
 
@@ -96,7 +97,8 @@ def cardinality(dataset: tf.data.Dataset | tf.distribute.DistributedDataset) -> 
     return int(getattr(dataset, "cardinality", tf.data.UNKNOWN_CARDINALITY))
 
 
-class KerasData(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class KerasData:
     """A dataset of batches made by Keras's own data adapters, and how `fit` of this generation iterates over it.
 
     A run is a call of `fit` or a pass over validation data. Which iterators `fit` makes matters even if it never reads
@@ -212,7 +214,8 @@ def _keras_2_data(**options: Any) -> KerasData:
         size = adapter.get_size()
         return _finite(cardinality(dataset)) if size is None else size
 
-    return _keras_2_passes(dataset)._replace(
+    return dataclasses.replace(
+        _keras_2_passes(dataset),
         count_batches=count_batches,
         recounts="epoch" if recreates else "never",
         spans_epochs=not recreates,

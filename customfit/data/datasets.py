@@ -11,6 +11,7 @@ every later pass: in this epoch's validation, in the next epoch, in the next cal
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -55,7 +56,7 @@ class DatasetSource:
         must_have_data: bool = True,
         share: DatasetShare | None = None,
     ):
-        self._data = data if share is None else data._replace(count_batches=share.count)
+        self._data = data if share is None else dataclasses.replace(data, count_batches=share.count)
         data = self._data
         self._share = share
         self.keeps_order = share is None or share.keeps_order

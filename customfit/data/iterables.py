@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
@@ -45,7 +46,8 @@ def iterable_data(batches: Iterable[Batch], steps_per_epoch: int | None, **optio
     first = one_pass()
     passes = [first]  # the adapter has read its first batches already: another one would read them again
 
-    return first._replace(
+    return dataclasses.replace(
+        first,
         new_iterator=lambda: iter((passes.pop() if passes else one_pass()).dataset),
         count_batches=lambda: len(batches) if isinstance(batches, Sized) else None,
         recounts="epoch",
