@@ -5,8 +5,7 @@ with a plot; `python -m benchmarks --help` lists its options. It needs scikit-le
 part where jax is installed: `pip install scikit-learn matplotlib jax`.
 
 What to read first: `workloads.py` has the models and their data, `contenders.py` the ways to train them, `measure.py`
-how they are timed. Each of `speed.py`, `first_step.py`, `memory.py`, `evaluation.py`, `prediction.py` and
-`growth.py` is one part of the report.
+how they are timed. Each part of the report, as `--parts` names them, is a module: `speed.py`, `bounds.py` and so on.
 """
 
 import os

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 from benchmarks import (
+    bounds,
     data_memory,
     evaluation,
-    first_step,
+    first_epoch,
     growth,
     memory,
     plot,
@@ -28,8 +29,9 @@ from customfit.compat import tf
 
 PARTS = {
     "speed": speed,
+    "bounds": bounds,
     "single_steps": single_steps,
-    "first_step": first_step,
+    "first_epoch": first_epoch,
     "memory": memory,
     "data_memory": data_memory,
     "evaluation": evaluation,

@@ -1,14 +1,20 @@
-"""Evaluation: how long a step of `evaluate` and of `custom_evaluate` takes, on the arrays that the models train on."""
+"""Evaluation: how long a step of `evaluate` and of `custom_evaluate` takes, in a pass over many and over few batches.
+
+The data are the arrays that the models train on.
+"""
 
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 from benchmarks.contenders import STEPS_PER_LOOP, Contender, Epoch
 from benchmarks.measure import Settings, alternate, progress, ratios
 from benchmarks.report import failures, markdown, per_step, times_as_fast
 from benchmarks.tasks import Task
+
+FEW_STEPS = 5  # where what the call itself costs is most of it
 
 
 def evaluate(task: Task, keras: Any, **compile_options: Any) -> Epoch:
@@ -41,9 +47,9 @@ def run(settings: Settings) -> list[dict]:
     from customfit.compat import keras
 
     results = []
-    for workload in settings.workloads:
-        progress(f"evaluation: {workload}")
-        task = Task(workload, "arrays", settings.steps(workload))
+    for workload, steps in itertools.product(settings.workloads, (None, FEW_STEPS)):
+        task = Task(workload, "arrays", steps or settings.steps(workload))
+        progress(f"evaluation: {workload}, {task.steps} steps")
         makers = {
             name: functools.partial(contender.make, task, keras, **contender.options)
             for name, contender in EVALUATORS.items()
@@ -64,11 +70,12 @@ def run(settings: Settings) -> list[dict]:
 def tables(results: list[dict]) -> str:
     """One table: microseconds a step, and how many times as fast we are."""
     against = list(results[0]["times_as_fast"])
-    headers = ["workload", *(contender.label for contender in EVALUATORS.values())]
+    headers = ["workload", "steps", *(contender.label for contender in EVALUATORS.values())]
     headers += [f"`custom_evaluate` against {EVALUATORS[name].label}" for name in against]
     rows = [
         [
             row["workload"],
+            str(row["steps"]),
             *(per_step(row["contenders"][name]) for name in EVALUATORS),
             *(times_as_fast(row["times_as_fast"][name]) for name in against),
         ]

@@ -26,12 +26,14 @@ class Task:
         data: One of `DATA`.
         steps: Steps in an epoch.
         batch_size: Rows in a step.
+        validation_steps: Steps of validation after each epoch, on the first rows.
     """
 
     workload: str
     data: str
     steps: int
     batch_size: int = 32
+    validation_steps: int = 0
 
     @functools.cached_property
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
@@ -47,12 +49,14 @@ class Task:
 
     def fit_arguments(self) -> dict:
         """The data as arguments of `fit` and `custom_fit`, for one epoch."""
+        rows = self.validation_steps * self.batch_size
+        validation = {"validation_data": tuple(part[:rows] for part in self.arrays)} if rows else {}
         if self.data == "arrays":
             x, y = self.arrays
-            return {"x": x, "y": y, "batch_size": self.batch_size, "shuffle": True}
+            return {"x": x, "y": y, "batch_size": self.batch_size, "shuffle": True, **validation}
         if self.data == "tfdata":
-            return {"x": self.dataset, "shuffle": False}  # it shuffles itself
-        return {"x": self.generator(), "steps_per_epoch": self.steps, "shuffle": False}
+            return {"x": self.dataset, "shuffle": False, **validation}  # it shuffles itself
+        return {"x": self.generator(), "steps_per_epoch": self.steps, "shuffle": False, **validation}
 
     @functools.cached_property
     def dataset(self) -> tf.data.Dataset:

@@ -25,9 +25,9 @@ X, Y = models.rows()
 # ---------------------------------------------------------------------------------------------------- private names
 
 
-def dense():
+def dense(**options):
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", **options)
     return model
 
 
@@ -158,6 +158,7 @@ PRIVATE_NAMES = {
     ),
     "_initial_epoch": (KERAS_3 and compat.KERAS_VERSION >= (3, 1), lambda: hasattr(dense(), "_initial_epoch")),
     "_flatten_metrics_in_order": (KERAS_3, lambda: dense()._flatten_metrics_in_order({"loss": 1.0}) == 1.0),
+    "_compile_metrics": (KERAS_3, lambda: dense(metrics=["mae"])._compile_metrics.built is False),
     "_symbolic_build": (KERAS_3, lambda: callable(dense()._symbolic_build)),
     "_use_cached_eval_dataset": (
         ALWAYS,

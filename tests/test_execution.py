@@ -71,6 +71,21 @@ def test_no_variable_is_left_to_make_in_the_first_step_so_that_one_trace_is_enou
     assert cls.train_traces == 1
 
 
+@pytest.mark.skipif(not hasattr(keras, "ops"), reason="an optimizer of Keras 2 makes its variables in its first step")
+def test_the_metrics_are_made_before_the_first_step_so_that_one_trace_is_enough():
+    traces = []
+
+    def loss(y, y_pred):
+        traces.append(1)
+        return keras.losses.sparse_categorical_crossentropy(y, y_pred)
+
+    keras.utils.set_random_seed(0)
+    model = models.dense(CustomTrainModel)
+    model.compile(keras.optimizers.SGD(), loss, metrics=["accuracy"])
+    model.custom_fit(X, Y, verbose=0)
+    assert len(traces) == 1
+
+
 def test_data_of_another_length_traces_no_step_again():
     cls = counting()
     model = train(cls, "custom_fit", {})

@@ -68,6 +68,7 @@ from customfit.compat.models import (
     compile_options,
     deserialize_keras_object,
     functional_class,
+    has_all_weights,
     is_compiled,
     is_functional_call,
     jit_compile,
@@ -108,6 +109,7 @@ from customfit.compat.randomness import (
 )
 from customfit.compat.steps import (
     autographed,
+    build_metrics,
     build_on_replicas,
     compute_loss,
     step_state,
@@ -148,6 +150,7 @@ __all__ = [
     "batch_logs",
     "batch_size_of",
     "build_for",
+    "build_metrics",
     "build_on_replicas",
     "build_optimizer",
     "callback_state",
@@ -177,6 +180,7 @@ __all__ = [
     "global_seed",
     "handled_updates",
     "has_accelerator",
+    "has_all_weights",
     "has_dynamic_loss_scale",
     "has_idle_batch_hooks",
     "has_tensorboard",

@@ -26,6 +26,11 @@ def functional_class() -> type[keras.Model]:
     return module_beside_model("functional").Functional
 
 
+def has_all_weights(model: keras.Model) -> bool:
+    """Whether all weights of a model are sure to exist: it is made of layers, and has been built."""
+    return isinstance(model, (functional_class(), keras.Sequential)) and model.built
+
+
 def is_functional_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether `keras.Model(*args, **kwargs)` asks for a functional model, by the rule that Keras documents."""
     return len(args) == 2 or ("outputs" in kwargs and (len(args) == 1 or "inputs" in kwargs))

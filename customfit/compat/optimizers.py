@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from customfit.compat.models import functional_class
+from customfit.compat.models import has_all_weights
 from customfit.compat.updates import unhandled_updates
 from customfit.compat.versions import IS_KERAS_3, keras, tf
 
@@ -59,12 +59,10 @@ def learning_rate(optimizer: Optimizer) -> tf.Tensor:
 def build_optimizer(model: keras.Model) -> None:
     """Makes the optimizer's variables before the first step, as `fit` of Keras 3 does.
 
-    A step whose first trace makes variables is traced twice. This is done only where all weights are sure to exist: in
-    a model that is made of layers and has been built.
+    A step whose first trace makes variables is traced twice. This is done only where all weights are sure to exist.
     """
     optimizer: Any = getattr(model, "optimizer", None)
-    is_complete = isinstance(model, (functional_class(), keras.Sequential)) and model.built
-    if is_complete and not getattr(optimizer, "built", True):
+    if has_all_weights(model) and not getattr(optimizer, "built", True):
         with model.distribute_strategy.scope():
             optimizer.build(model.trainable_variables)
 

@@ -12,7 +12,7 @@ import importlib
 import inspect
 from typing import Any, Callable, TypeVar
 
-from customfit.compat.models import tf_variable, variables_in
+from customfit.compat.models import has_all_weights, tf_variable, variables_in
 from customfit.compat.versions import IS_KERAS_3, KERAS_VERSION, keras, tf
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -143,6 +143,25 @@ def step_state(model: keras.Model) -> list[tf.Variable]:
     weights += [weight for metric in model.metrics for weight in metric.variables]
     native = [tf_variable(variable) for variable in variables_in(weights)]
     return list({id(variable): variable for variable in native}.values())
+
+
+def build_metrics(model: keras.Model, spec: Tensors) -> None:
+    """Makes the metrics that `compile()` was given, before the first step, which would be traced twice with them.
+
+    This is done only for a model that is made of layers and has one output, whose shape is known before the step. On
+    Keras 2, where the optimizer makes variables in its first update, nothing is done.
+
+    Args:
+        model: The model.
+        spec: The specs of a batch.
+    """
+    metrics: Any = getattr(model, "_compile_metrics", None)
+    if metrics is None or metrics.built or not has_all_weights(model) or tf.nest.is_nested(model.output):
+        return
+    _, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
+    if isinstance(y, tf.TensorSpec):
+        with model.distribute_strategy.scope():
+            metrics.build(y_true=y, y_pred=tf.TensorSpec(model.output.shape, model.output.dtype))
 
 
 def build_on_replicas(model: keras.Model, spec: Tensors) -> None:

@@ -69,9 +69,11 @@ class CompiledStep:
         self._name = name
         self.captures: Captures | None = None
         self.needs_trace = True
-        self._replicas_ready = strategy.num_replicas_in_sync == 1
+        self._has_replicas = strategy.num_replicas_in_sync > 1
         # Several replicas are traced and run within their strategy's scope, where a variable is that of all of them.
-        self._scope = contextlib.nullcontext if self._replicas_ready else strategy.scope
+        self._scope = strategy.scope if self._has_replicas else contextlib.nullcontext
+        self._results = model.results_of(name)
+        self._is_prepared = self.eager and not self._has_replicas
         self._build: Callable[[Batch], Any] = lambda batch: run_step(strategy, step, batch)
         self.pace = FixedPace(compat.steps_per_execution(model)) if has_workers(strategy) else Pace()
         self._function: tf.types.experimental.PolymorphicFunction | None = None
@@ -79,12 +81,11 @@ class CompiledStep:
         if self.eager:
             self._blocks = EagerBlocks(counted_step)
             return
-        results = model.results_of(name)
         function = self._function = tf.function(counted_step, reduce_retracing=True, autograph=False)
         if name == "train_step":
             compat.show_train_graph(model, function)
-        graph_step = LoopStep(function, results=None if results is None else autographed(results))
-        self._blocks = GraphBlocks(graph_step, SingleSteps(graph_step) if self._replicas_ready else None)
+        graph_step = LoopStep(function, results=None if self._results is None else autographed(self._results))
+        self._blocks = GraphBlocks(graph_step, None if self._has_replicas else SingleSteps(graph_step))
         if compat.jit_compile(model):
             self._blocks = XlaBlocks(graph_step, fallback=self._blocks if model.jit_compile_is_auto else None)
 
@@ -96,7 +97,7 @@ class CompiledStep:
         Args:
             spec: The spec of a batch.
         """
-        self._prepare_replicas(spec)
+        self._prepare(spec)
         with self._scope():
             if self.eager:
                 self._build(map_leaves(lambda leaf: tf.zeros([size or 1 for size in leaf.shape], leaf.dtype), spec))
@@ -110,7 +111,7 @@ class CompiledStep:
         Args:
             spec: The spec of a batch.
         """
-        self._prepare_replicas(spec)
+        self._prepare(spec)
         with self._scope():
             if self._function is None:
                 self._trace_apart(spec)
@@ -140,8 +141,9 @@ class CompiledStep:
         Args:
             spec: The spec of a batch, or `None` if it is not known.
         """
-        if self._function is None or spec is None or not self._replicas_ready:
+        if self._function is None or spec is None or (self._has_replicas and not self._is_prepared):
             return None
+        self._prepare(spec)
         return compat.log_names(self._function.get_concrete_function(spec).structured_outputs)
 
     def block_of(self, batch: Batch, begin: int) -> Block:
@@ -170,19 +172,23 @@ class CompiledStep:
             The logs of the last step, as tensors; `None` if there was no data for a single step.
         """
         begin = time.perf_counter()
-        if not self._replicas_ready:
-            self._prepare_replicas(block.fetch.element_spec(block.feed))
+        if not self._is_prepared:
+            self._prepare(block.fetch.element_spec(block.feed))
         with self._scope():
             logs = self._blocks.run(block)
         self.pace.record(block.done, time.perf_counter() - begin)
         return logs
 
-    def _prepare_replicas(self, spec: BatchSpec) -> None:
-        """Creates, before the first step, the variables that replicas cannot create within one (Keras 3)."""
-        if not self._replicas_ready:
-            self._replicas_ready = True
+    def _prepare(self, spec: BatchSpec) -> None:
+        """Creates variables before the first step: replicas cannot create them within one; others trace it twice."""
+        if self._is_prepared:
+            return
+        self._is_prepared = True
+        if self._has_replicas:
             compat.build_on_replicas(self._model, shard_spec(spec))
             self._model.gradient_pipeline.prepare(self._model)
+        elif self._results is not None:
+            compat.build_metrics(self._model, spec)
 
 
 class EagerBlocks:

@@ -180,8 +180,7 @@ def _keras_name(loss: Any) -> str | None:
 
 def _only_output_shape(model: keras.Model) -> tuple[int | None, ...] | None:
     """Returns the shape of the output of a functional or Sequential model that has one, or `None`."""
-    is_known = isinstance(model, (compat.functional_class(), keras.Sequential)) and model.built
-    outputs = tf.nest.flatten(model.outputs) if is_known else []
+    outputs = tf.nest.flatten(model.outputs) if compat.has_all_weights(model) else []
     return tuple(outputs[0].shape) if len(outputs) == 1 and len(outputs[0].shape) > 1 else None
 
 
