@@ -79,4 +79,15 @@ def test_few_programs_for_blocks_of_all_sizes():
             assert block.done == block.count
     assert int(model.optimizer.iterations.numpy()) == 6 * 6
     assert Counting.traces <= first_traces
-    assert len([key for key in step._blocks._functions if isinstance(key, tuple)]) == 1
+    assert len(step._blocks._functions) == 1
+
+
+def test_a_smaller_last_batch_is_one_program_more():
+    model = compiled(models.dense, jit_compile=True)
+    step = CompiledStep(model, "train_step")
+    for size in (2, 3, 4, 10, 1):
+        for block in ArraySource(X[:100], Y[:100], batch_size=16).blocks(lambda begin, size=size: size):
+            step.run(block)
+            assert block.done == block.count
+    assert int(model.optimizer.iterations.numpy()) == 5 * 7
+    assert len(step._blocks._functions) == 2

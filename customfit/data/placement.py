@@ -34,10 +34,13 @@ class Gather(Fetch):
         """Returns the rows of one batch."""
         arrays, order = feed
         begin = tf.cast(index, tf.int64) * self.batch_size
-        rows = order[begin : begin + self.batch_size]
-        if not self.ragged:
-            rows = tf.ensure_shape(rows, [self.batch_size])
+        rows = order[begin : begin + self.batch_size] if self.ragged else tf.slice(order, [begin], [self.batch_size])
         return map_leaves(lambda array: gather(array, rows), arrays)
+
+    def full_batches(self, feed: Feed) -> tuple[Gather, int] | None:
+        """Returns the fetch of dense rows in full batches, and how many there are: see `Fetch.full_batches`."""
+        arrays, order = feed
+        return _full_batches(self, arrays, order.shape[0])
 
     def element_spec(self, feed: Feed) -> BatchSpec:
         """Returns the spec of a batch."""
@@ -98,10 +101,19 @@ class Slice(Fetch):
         arrays, end = feed
         begin = index * self.batch_size
         rows = slice(begin, tf.minimum(begin + self.batch_size, end))
-        batch = map_leaves(lambda array: array[rows], arrays)
-        if self.ragged:
-            return batch
-        return map_leaves(lambda leaf: tf.ensure_shape(leaf, [self.batch_size, *leaf.shape[1:]]), batch)
+
+        def some(array: Any) -> Any:
+            if self.ragged or not isinstance(array, tf.Tensor):
+                return array[rows]
+            inner = [-1 if size is None else size for size in array.shape[1:]]
+            return tf.slice(array, [begin] + [0] * len(inner), [self.batch_size, *inner])
+
+        return map_leaves(some, arrays)
+
+    def full_batches(self, feed: Feed) -> tuple[Slice, int] | None:
+        """Returns the fetch of dense rows in full batches, and how many there are: see `Fetch.full_batches`."""
+        arrays, end = feed
+        return _full_batches(self, arrays, int(end))
 
     def element_spec(self, feed: Feed) -> BatchSpec:
         """Returns the spec of a batch."""
@@ -251,6 +263,12 @@ def checksum(arrays: Batch) -> int:
             strings = values.dtype == object  # of which the array holds the addresses
             total = zlib.crc32(b"\0".join(values.ravel()) if strings else values.tobytes(), total)
     return total
+
+
+def _full_batches(fetch: Any, arrays: Batch, rows: int) -> tuple[Any, int] | None:
+    if not all(isinstance(leaf, (tf.Tensor, type(None))) for leaf in tf.nest.flatten(arrays)):
+        return None
+    return dataclasses.replace(fetch, ragged=False), rows // fetch.batch_size
 
 
 def _is_ragged(arrays: Batch, batch_size: int) -> bool:

@@ -55,6 +55,17 @@ class Fetch:
         """
         raise NotImplementedError
 
+    def full_batches(self, feed: Feed) -> tuple[Fetch, int] | None:
+        """Returns a fetch whose batches have one static shape, and how many of the feed's first batches it has.
+
+        `None`, as here, where batches may have any shape.
+
+        Args:
+            feed: The feed.
+        """
+        del feed
+        return None
+
     def element_spec(self, feed: Feed) -> BatchSpec:
         """Returns the spec of a batch."""
         raise NotImplementedError

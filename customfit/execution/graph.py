@@ -116,6 +116,30 @@ class LoopStep:
         return pack(self._structure, carried)
 
 
+def run_steps(step: LoopBody, fetch: Fetch, feed: Feed, first: tf.Tensor, end: tf.Tensor) -> Any:
+    """Runs a step on some batches of a feed that has them, in a graph.
+
+    Args:
+        step: The step.
+        fetch: Gives a batch of the feed.
+        feed: What `fetch` reads.
+        first: The index of the first batch.
+        end: The index after that of the last one.
+
+    Returns:
+        What `step.finish` returns.
+    """
+    carried, shapes = step.initial(lambda: tf.function(fetch).get_concrete_function(feed, first).structured_outputs)
+    _, carried = tf.while_loop(
+        lambda index, _: index < end,
+        lambda index, carried: (index + 1, step(fetch(feed, index), index - first, carried)),
+        (first, carried),
+        shape_invariants=(first.shape, shapes),
+        parallel_iterations=1,
+    )
+    return step.finish(carried)
+
+
 class GraphBlocks:
     """Runs blocks of steps, each in one graph call, and traces once for each kind of data.
 
@@ -150,17 +174,7 @@ class GraphBlocks:
         return self._singles is not None and self._singles.can_run(block)
 
     def _steps(self, fetch: Fetch, feed: Feed, first: tf.Tensor, end: tf.Tensor) -> Any:
-        carried, shapes = self._step.initial(
-            lambda: tf.function(fetch).get_concrete_function(feed, first).structured_outputs
-        )
-        _, carried = tf.while_loop(
-            lambda index, _: index < end,
-            lambda index, carried: (index + 1, self._step(fetch(feed, index), index - first, carried)),
-            (first, carried),
-            shape_invariants=(first.shape, shapes),
-            parallel_iterations=1,
-        )
-        return self._step.finish(carried)
+        return run_steps(self._step, fetch, feed, first, end)
 
     def _steps_until_the_end(
         self, fetch: Fetch, feed: Feed, batch: tf.experimental.Optional, count: tf.Tensor

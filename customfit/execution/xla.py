@@ -1,18 +1,20 @@
-"""Blocks of steps as XLA programs, with their data gathered outside the program.
+"""Blocks of steps as XLA programs.
 
-XLA needs static shapes and compiles again for each new one, which takes seconds. So the batches of a block are
-concatenated and padded to one of few capacities, and the number of steps is a tensor. BLOCKS.md says more.
+XLA needs static shapes and compiles again for each new one, which takes seconds. The full batches of arrays have one
+shape, so a program fetches them itself, and one serves blocks of every size. Batches of datasets are concatenated
+outside, and padded to one of few capacities. In both the number of steps is a tensor. BLOCKS.md says more.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 from typing import Any, Callable
 
 from customfit.compat import tf
-from customfit.data import BatchSpec, Block, map_leaves
-from customfit.execution.graph import GraphBlocks, LoopStep
+from customfit.data import BatchSpec, Block, Fetch, map_leaves
+from customfit.execution.graph import GraphBlocks, LoopStep, run_steps
 from customfit.execution.trainable import Logs
 
 CAPACITIES = (4, 16, 64, 256)  # in steps
@@ -33,16 +35,30 @@ class XlaBlocks:
         self._step = step
         self._fallback = fallback
         self._gave_up = False
-        self._functions: dict[Any, Callable] = {}  # by the fetch, by the sizes and capacity, or "one step"
+        # By the fetch of full batches, by what stacks a fetch's batches, by sizes and capacity, or "one step".
+        self._functions: dict[Any, Callable] = {}
 
     def run(self, block: Block) -> Logs | None:
         """Runs the steps of a block: see `BlockRunner`."""
         if self._gave_up and self._fallback is not None:
             return self._fallback.run(block)
+        full = None if block.may_end else block.fetch.full_batches(block.feed)
+        if full is not None:
+            return self._run_full(block, *full)
         spec = block.fetch.element_spec(block.feed) if block.count > 1 else None
         if block.count > 1 and can_stack(spec):
             return self._run_stacked(block, spec)
         return self._run_one_by_one(block)
+
+    def _run_full(self, block: Block, fetch: Fetch, full: int) -> Logs | None:
+        """Runs the steps with full batches in one program, and one with a smaller batch, if there is any, after it."""
+        logs, end = None, min(block.first + block.count, full)
+        if end > block.first:
+            program = functools.partial(run_steps, self._step, fetch)
+            logs = self._call(fetch, program, block.feed, tf.constant(block.first), tf.constant(end))
+            block.done = end - block.first
+        last = self._run_one_by_one(block)
+        return logs if last is None else last
 
     def _run_one_by_one(self, block: Block) -> Logs | None:
         logs = None
@@ -55,7 +71,7 @@ class XlaBlocks:
         head = block.get_next_as_optional() if block.may_end else None
         if head is not None and not head.has_value():
             return None
-        stack = self._functions.setdefault(block.fetch, tf.function(block.fetch.stack, autograph=False))
+        stack = self._functions.setdefault(("stack", block.fetch), tf.function(block.fetch.stack, autograph=False))
         rows, sizes = stack(block.feed, tf.constant(block.first), tf.constant(block.count), head)
         logs, begins = None, [0] * len(rows)
         for size, batches in itertools.groupby(map(tuple, sizes.numpy().tolist())):
