@@ -28,6 +28,7 @@ if TYPE_CHECKING or not _LAUNCHES:
         set_seed,
     )
     from customfit.training import DryRun, Plan, TrainingSession
+    from customfit.workers import WorkerLostError
 
 __all__ = [
     "AdaptiveClip",
@@ -48,6 +49,7 @@ __all__ = [
     "OptimizerGroups",
     "Plan",
     "TrainingSession",
+    "WorkerLostError",
     "__version__",
     "callbacks",
     "clipping",

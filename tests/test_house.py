@@ -31,7 +31,7 @@ ROOMS = {
     "throughput log_every early_stopping printing figures monitoring",
     "data": "make first datasets arrays shares iterators lengths iterables placement rows conversion stored weights "
     "source",
-    "workers": "workers",
+    "workers": "lost workers",
     "launch": "__main__ job worker cluster",
     "_show_versions": "",
     "serialization": "",

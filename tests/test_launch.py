@@ -136,6 +136,26 @@ while True:
     assert "Worker 0 was ended by SIGKILL" in result.stderr
 
 
+def test_one_that_does_not_open_its_port_in_time_is_killed(launch, tmp_path):
+    """It is not even there to be asked to end. The other one has opened its port, and may take its time."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    body = f"""{ENDS_IN_ORDER}
+import socket
+if index == 1:
+    open({str(fifo)!r}).read()  # the other one listens
+    os.kill(os.getpid(), signal.SIGSTOP)
+own = socket.create_server(("127.0.0.1", int(task["cluster"]["worker"][index].split(":")[1])))
+open({str(fifo)!r}, "w").close()
+signal.pause()
+"""
+    result = launch(body, "--workers", "2", "--start-timeout", "5")
+    assert result.returncode == 128 + signal.SIGKILL
+    assert "Worker 1 has not opened its port within 5 seconds" in result.stderr
+    assert "Worker 0 has not" not in result.stderr
+    assert "asked to end by SIGTERM" in log(tmp_path, 0)
+
+
 def test_the_exit_code_is_that_of_the_first_failure(launch):
     body = """
 def end(number, frame):

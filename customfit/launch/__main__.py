@@ -42,6 +42,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long workers have to end after one has failed, or after Ctrl-C, before they are killed (default: 30)",
     )
+    parser.add_argument(
+        "--start-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="how long a worker may take until it creates its strategy, before it is killed (default: no limit)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the TF_CONFIG and the command of each worker")
     hosts = parser.add_argument_group("several machines", "run the same command on each, with its own --node-rank")
     hosts.add_argument("--hosts", type=_hosts, metavar="A,B", help="their names or addresses (default: loopback only)")
@@ -72,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     log_dir = given.log_dir or Path(tempfile.mkdtemp(prefix="customfit-launch-"))
     print(f"customfit.launch: The workers' output is kept in {log_dir}.", file=sys.stderr, flush=True)
-    return Job(command, make_cluster, log_dir, given.restarts, given.grace_period).run()
+    return Job(command, make_cluster, log_dir, given.restarts, given.grace_period, given.start_timeout).run()
 
 
 def _cluster_of(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Callable[[], Cluster]:

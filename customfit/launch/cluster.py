@@ -45,6 +45,19 @@ class Cluster:
         addresses = tuple(f"{host}:{port + worker}" for host in hosts for worker in range(workers))
         return cls(addresses, range(node_rank * workers, (node_rank + 1) * workers))
 
+    def is_listening(self, index: int) -> bool:
+        """Whether a worker has opened its port, which it does when it creates its strategy.
+
+        Args:
+            index: Which one.
+        """
+        host, _, port = self.addresses[index].rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=1.0).close()
+        except OSError:
+            return False
+        return True
+
     def tf_config(self, index: int) -> str:
         """Returns the `TF_CONFIG` of a worker.
 

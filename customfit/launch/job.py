@@ -7,6 +7,7 @@ import os
 import queue
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Callable, Union
 from customfit.launch.cluster import Cluster
 from customfit.launch.worker import Worker
 
+POLL_SECONDS = 0.2  # between two looks at the ports of workers that start
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _Event = Union[Worker, signal.Signals]  # a worker that has ended, or a signal that this process has received
 
@@ -29,6 +31,7 @@ class Job:
         log_dir: Where `attempt-0/worker-0.log` and so on are written.
         restarts: How often all workers are started again after one has failed.
         grace_seconds: How long workers have to end by themselves before they are killed.
+        start_seconds: How long a worker may take to open its port before it is killed. Defaults to no limit.
     """
 
     def __init__(
@@ -38,12 +41,14 @@ class Job:
         log_dir: Path,
         restarts: int = 0,
         grace_seconds: float = 30.0,
+        start_seconds: float | None = None,
     ):
         self._command = command
         self._make_cluster = make_cluster
         self._log_dir = log_dir
         self._restarts = restarts
         self._grace_seconds = grace_seconds
+        self._start_seconds = start_seconds
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()  # a signal handler may put into it
         self._received: signal.Signals | None = None
 
@@ -69,8 +74,10 @@ class Job:
         folder.mkdir(parents=True, exist_ok=True)
         running: set[Worker] = set()
         code, deadline = 0, None
+        cluster, is_over = self._make_cluster(), threading.Event()
         try:
-            self._start_all(folder, running)
+            self._start_all(cluster, folder, running)
+            threading.Thread(target=self._kill_late_ones, args=(cluster, list(running), is_over), daemon=True).start()
             while running:
                 event = self._next_event(deadline)
                 if isinstance(event, Worker):
@@ -86,15 +93,28 @@ class Job:
                     _say(f"Received {event.name}; ending all workers.")
                     deadline = self._end_all(running, signal.SIGINT if event == signal.SIGINT else signal.SIGTERM)
         finally:
+            is_over.set()
             self._end_all(running, signal.SIGKILL)  # of an error of ours: there are none otherwise
         return code
 
-    def _start_all(self, folder: Path, running: set[Worker]) -> None:
-        cluster = self._make_cluster()
+    def _start_all(self, cluster: Cluster, folder: Path, running: set[Worker]) -> None:
         for index in cluster.local:
             environment = {"PYTHONUNBUFFERED": "1", **os.environ, "TF_CONFIG": cluster.tf_config(index)}
             log = folder / f"worker-{index}.log"
             running.add(Worker(index, self._command, environment, log, self._events.put))
+
+    def _kill_late_ones(self, cluster: Cluster, late: Sequence[Worker], is_over: threading.Event) -> None:
+        """Kills workers that do not open their ports in time. The others would wait for them for an hour."""
+        if self._start_seconds is None:
+            return
+        deadline = time.monotonic() + self._start_seconds
+        while late and not is_over.wait(POLL_SECONDS):
+            late = [worker for worker in late if not worker.has_ended and not cluster.is_listening(worker.index)]
+            if time.monotonic() > deadline:
+                for worker in late:
+                    _say(f"Worker {worker.index} has not opened its port within {self._start_seconds:g} seconds.")
+                    worker.send_signal(signal.SIGKILL)
+                return
 
     def _next_event(self, deadline: float | None) -> _Event | None:
         """Waits for an event; `None` if there is none until the deadline."""

@@ -58,6 +58,11 @@ class Worker:
             thread.start()
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.returncode is not None
+
+    @property
     def exit_code(self) -> int:
         """The exit code once it has ended, as shells have it: 128 and its number if a signal ended it."""
         code = self._process.returncode

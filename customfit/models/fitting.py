@@ -20,6 +20,7 @@ from customfit.models.opening import check_workers, evaluate_explicitly, open_se
 from customfit.models.overrides import Carried, call_through, handle_redirected, override_of
 from customfit.tracebacks import filtered_traceback
 from customfit.training import Callbacks, DryRun, Frequency, Plan, TrainingSession, run_epochs
+from customfit.workers import names_lost_workers
 
 if TYPE_CHECKING:
     from typing import TypedDict
@@ -40,6 +41,7 @@ class Fitting(compat.KerasModel):
     _compiled_steps: CompiledSteps | None
 
     @filtered_traceback
+    @names_lost_workers
     def custom_fit(
         self,
         x: Any = None,
@@ -119,6 +121,7 @@ class Fitting(compat.KerasModel):
             RuntimeError: If the model is not compiled.
             TypeError: If there is no argument of a name.
             ValueError: If an argument is wrong or the data does not fit together; before the first step.
+            WorkerLostError: If another worker has ended, or does not answer.
 
         Example:
 
@@ -188,6 +191,7 @@ class Fitting(compat.KerasModel):
     ) -> float | list[float] | dict[str, float]: ...
 
     @filtered_traceback
+    @names_lost_workers
     def custom_evaluate(
         self,
         x: Any = None,

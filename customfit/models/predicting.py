@@ -11,6 +11,7 @@ from customfit.models.opening import check_workers, predict_explicitly
 from customfit.models.overrides import call_through, handle_redirected, override_of
 from customfit.tracebacks import filtered_traceback
 from customfit.training import Callbacks
+from customfit.workers import names_lost_workers
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -24,6 +25,7 @@ class Predicting(compat.KerasModel):
     _compiled_prediction: Any
 
     @filtered_traceback
+    @names_lost_workers
     def custom_predict(
         self,
         x: Any,

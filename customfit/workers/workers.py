@@ -27,7 +27,7 @@ class Workers:
     """
 
     def __init__(self, strategy: tf.distribute.Strategy):
-        self.count, self.index = _place(strategy)
+        self.count, self._chiefs, self.index = _place(strategy)
         self.replicas = strategy.num_replicas_in_sync // self.count
         self._strategy = weakref.ref(strategy)
         self._sum = tf.function(self.sum_in_graph, autograph=False)
@@ -54,6 +54,15 @@ class Workers:
     def is_chief(self) -> bool:
         """Whether this is the one that writes files and draws progress for all."""
         return self.index == 0
+
+    def index_of(self, job: str, task: int) -> int:
+        """Returns which worker a task of TensorFlow's cluster is.
+
+        Args:
+            job: "chief" or "worker".
+            task: Its number in there.
+        """
+        return task + (self._chiefs if job == "worker" else 0)
 
     @property
     def input_context(self) -> tf.distribute.InputContext:
@@ -125,13 +134,13 @@ class Workers:
         )
 
 
-def _place(strategy: tf.distribute.Strategy) -> tuple[int, int]:
-    """How many workers a strategy has, and which one this is. The chief, if the cluster names one, comes first."""
+def _place(strategy: tf.distribute.Strategy) -> tuple[int, int, int]:
+    """How many workers a strategy has, how many of them are called chief, and which one this is. Chiefs first."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return 1, 0
+        return 1, 0, 0
     resolver = strategy.cluster_resolver
     cluster = resolver.cluster_spec().as_dict() if resolver is not None else {}
     chiefs, workers = len(cluster.get("chief", ())), len(cluster.get("worker", ()))
     if chiefs + workers <= 1:
-        return 1, 0
-    return chiefs + workers, resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
+        return 1, 0, 0
+    return chiefs + workers, chiefs, resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)

@@ -3,6 +3,7 @@
 import pytest
 
 from customfit.compat import tf
+from tests.distributed.resuming import results
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +14,9 @@ def strategy():
 @pytest.fixture(scope="session")
 def one_device():
     return tf.distribute.get_strategy()
+
+
+@pytest.fixture(scope="session")
+def alone():
+    """What a job has found that nothing has happened to, and that saves nothing."""
+    return results("")

@@ -12,13 +12,14 @@ from tests import processes
 def start(module, *arguments, workers=2):
     """Starts workers. Whoever does so calls `finish` with them."""
     cluster = Cluster.on_loopback(workers)
-    return [
-        processes.Process(
-            [sys.executable, "-m", module, *map(str, arguments)],
-            env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0", "TF_CONFIG": cluster.tf_config(index)},
-        )
-        for index in cluster.local
-    ]
+    return [start_one(cluster, index, module, *arguments) for index in cluster.local]
+
+
+def start_one(cluster, index, module, *arguments):
+    return processes.Process(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0", "TF_CONFIG": cluster.tf_config(index)},
+    )
 
 
 def finish(started, deadline=240):
@@ -34,8 +35,25 @@ def finish(started, deadline=240):
             worker.kill()
 
 
+def survivors(started, lost, deadline):
+    """Waits for all workers but one. Returns the errors of each of those, none of which has ended well."""
+    left = [worker for index, worker in enumerate(started) if index != lost]
+    try:
+        outputs = finish(left, deadline)
+    finally:
+        started[lost].kill()
+    assert [output for output, _ in outputs] == [""] * len(left)
+    assert all(worker.returncode > 0 for worker in left)
+    return [errors for _, errors in outputs]
+
+
 def results(module, *arguments, workers=2, deadline=240):
     """The last line that each worker prints, as JSON."""
     outputs = finish(start(module, *arguments, workers=workers), deadline)
     assert all(output for output, _ in outputs), outputs[0][1][-6000:]
-    return [json.loads(output.splitlines()[-1]) for output, _ in outputs]
+    return [found(output) for output, _ in outputs]
+
+
+def found(output):
+    """The last line that a worker has printed, as JSON."""
+    return json.loads(output.splitlines()[-1])

@@ -1,27 +1,49 @@
 """One of several workers: trains with checkpoints, and prints what came of it. It may be told to do something else.
 
 `main(folder, how, epochs)`; `how` is words: "per_worker", "kill:1:5" (worker 1 is killed after step 5), "term:1:5" (it
-gets SIGTERM), "max_time", "files", "batch:1" (worker 1 has another batch size), "code:1", "rows:1", "shares".
+gets SIGTERM), "stop:1:5" (SIGSTOP), "hang:1:5" (it waits for ever, and all have a timeout of 5 s), "begin:1" (worker 1
+is killed before the first step), "writing:1:3" (while it writes its part of the third checkpoint), "pruning:1:3",
+"validating:1:3", "max_time", "files", "batch:1" (worker 1 has another batch size), "code:1", "rows:1", "shares",
+"backup".
 """
 
 import json
 import os
 import signal
 import sys
+import threading
 
 import numpy as np
 
 from customfit import Checkpoints, CustomTrainModel, Every
 from customfit.compat import keras, tf
+from customfit.training import session_observers
 from tests.parity import models
 
 X, Y = models.rows(148)
+MOMENTS = ("writing", "pruning", "validating")
 
 
 def share(context):
     """Uneven: the first worker has 50 rows, the second one 24, in an order that is new in each epoch."""
     begin, end = [(0, 50), (50, 74)][context.input_pipeline_id]
     return tf.data.Dataset.from_tensor_slices((X[begin:end], Y[begin:end])).shuffle(50, seed=3).batch(8)
+
+
+class KilledAt:
+    """An observer that kills this process at the n-th of a kind of moments."""
+
+    def __init__(self, moment, times):
+        self.moment = moment
+        self.left = times
+
+    def steps_until_due(self, total_steps):
+        return float("inf")
+
+    def on_moment(self, moment, total_steps):
+        self.left -= moment == self.moment
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Told(keras.callbacks.Callback):
@@ -62,15 +84,24 @@ Another.__name__ = Another.__qualname__ = "Other"
 
 
 def main(folder, how="", epochs="3"):
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    options = {}
+    if "hang" in how:
+        options["communication_options"] = tf.distribute.experimental.CommunicationOptions(timeout_seconds=5.0)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(**options)
     index = strategy.cluster_resolver.task_id
     words = [word.split(":") for word in how.split(",") if word]
     told = {name: [int(argument) for argument in arguments] for name, *arguments in words}
     mine = {name: arguments for name, arguments in told.items() if arguments[:1] in ([], [index])}
     callbacks = [Told(lambda: None, 0)]
-    for name, number in (("kill", signal.SIGKILL), ("term", signal.SIGTERM)):
+    for name, number in (("kill", signal.SIGKILL), ("term", signal.SIGTERM), ("stop", signal.SIGSTOP)):
         if name in mine:
             callbacks = [Told(lambda number=number: os.kill(os.getpid(), number), mine[name][1])]
+    if "hang" in mine:
+        callbacks = [Told(threading.Event().wait, mine["hang"][1])]
+    if "begin" in mine:
+        killed = lambda logs: os.kill(os.getpid(), signal.SIGKILL)
+        callbacks.append(keras.callbacks.LambdaCallback(on_train_begin=killed))
+    session_observers.extend(KilledAt(name, mine[name][1]) for name in MOMENTS if name in mine)
     given = {"x": X[:74], "y": Y[:74], "batch_size": 24 if "batch" in mine else 16, "callbacks": callbacks}
     if "rows" in mine:
         given["x"] = X[1:75]

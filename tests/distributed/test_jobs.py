@@ -7,21 +7,13 @@ import pytest
 
 from customfit import compat
 from tests.distributed import job
+from tests.distributed.resuming import MODULE, checkpoints, results, steps, without_steps
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not compat.divides_loss_by_replicas(), reason="Keras 3 before 3.8 is refused"),
 ]
 supports = pytest.mark.supports
-MODULE = "tests.distributed.resumed"
-
-
-def results(folder, how="", epochs=3):
-    """What the workers have found. They agree but for moving averages: each has those of its own rows."""
-    found = job.results(MODULE, folder, how, epochs)
-    for name in ("history", "optimizer", "why", "steps"):
-        assert found[0][name] == found[1][name]
-    return found
 
 
 def fails(folder, how, deadline=120):
@@ -29,25 +21,6 @@ def fails(folder, how, deadline=120):
     outputs = job.finish(job.start(MODULE, folder, how), deadline)
     assert [output for output, _ in outputs] == ["", ""]
     return [errors for _, errors in outputs]
-
-
-def without_steps(found):
-    return [{key: value for key, value in each.items() if key != "steps"} for each in found]
-
-
-def steps(found):
-    """How many steps each worker has run in this call."""
-    return found[0]["steps"]
-
-
-def checkpoints(folder):
-    return sorted(path.name for path in folder.glob("checkpoint-*"))
-
-
-@pytest.fixture(scope="module")
-def alone():
-    """A job that nothing has happened to, and that saves nothing."""
-    return results("")
 
 
 @supports("Distribution", "several workers: one checkpoint of a job in a directory that all see", fit="no")
