@@ -10,6 +10,7 @@ from typing import Any
 from customfit.checkpoint.options import is_described, same, short
 
 MOST = 5  # differences that an error names
+COUNTS = ("replicas=", "workers=")
 _ABSENT = object()
 
 
@@ -28,7 +29,7 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], saved_rates: l
         return [f"Keras {now['Keras']} cannot resume a run of Keras {saved['Keras']}"]
     found = []
     for name in _keys(saved, now):
-        before, after = saved.get(name), now.get(name)
+        before, after = saved.get(name, 1 if name == "workers" else None), now.get(name)
         if name == "layers":
             found += _of_layers("", before or [], after or [])
         elif name == "learning_rate":
@@ -36,6 +37,8 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], saved_rates: l
                 found += [line for pair in zip(before, after) for line in _of_values("", name, *pair)]
         elif name != "release":
             found += _of_values("", name, before, after)
+    if any(line.startswith(COUNTS) for line in found):
+        found.append("a run resumes with as many as before, each of which has gradients, metrics and data of its own")
     return found
 
 

@@ -10,6 +10,7 @@ from customfit.checkpoint.options import Described, config_of, describe, plain
 from customfit.checkpoint.variables import optimizers_of
 from customfit.compat import keras, tf
 from customfit.serialization import as_json
+from customfit.workers import Workers
 
 
 def fingerprint(model: keras.Model, data: Any, options: dict) -> dict:
@@ -31,6 +32,7 @@ def fingerprint(model: keras.Model, data: Any, options: dict) -> dict:
             "loss_weights": plain(_compile_config(model).get("loss_weights")),
             "jit_compile": compat.jit_compile(model),
             "replicas": model.distribute_strategy.num_replicas_in_sync,
+            "workers": Workers.of(model.distribute_strategy).count,
             **{f"optimizer {i}" if i > 1 else "optimizer": config for i, (config, _) in enumerate(optimizers, 1)},
             "learning_rate": None if _has_trained(model) else [rate for _, rates in optimizers for rate in rates],
             "gradients": {k: v for k, v in model.gradient_pipeline.get_config().items() if k != "nonfinite_dump"},

@@ -71,11 +71,12 @@ def _in_words(error: tf.errors.OpError, workers: Workers) -> str:
             "an exchange with the others that took longer than the strategy's `CommunicationOptions(timeout_seconds=)` "
             "allows: one of them hangs, or needs more time"
         )
-    tasks = {workers.index_of(job, int(task)) for job, task in _TASK.findall(error.message)} - {workers.index}
+    tasks = {workers.index_of(job, int(task)) for job, task in _TASK.findall(error.message)}
     if "CoordinationService/Heartbeat" in error.message:
-        tasks = {0}  # which all others send their heartbeats to
+        tasks = {0}  # which all send their heartbeats to
+    tasks -= {workers.index}
     if not tasks:
-        return "no answer from another worker, which has ended or hangs"
+        return "no heartbeat in time, from this worker or another one"
     names = " and ".join(map(str, sorted(tasks)))
     return f"no sign of life from worker{'s' * (len(tasks) > 1)} {names}, which {_verbs(len(tasks))}"
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -41,7 +42,9 @@ def survivors(started, lost, deadline):
     try:
         outputs = finish(left, deadline)
     finally:
+        ended = started[lost].returncode
         started[lost].kill()
+    assert ended in (None, -signal.SIGKILL), started[lost].communicate(timeout=deadline)
     assert [output for output, _ in outputs] == [""] * len(left)
     assert all(worker.returncode > 0 for worker in left)
     return [errors for _, errors in outputs]

@@ -78,6 +78,26 @@ def test_uneven_shares_are_resumed_where_each_of_them_was(tmp_path):
     assert steps(resumed) == steps(undisturbed) - 8
 
 
+REASON = "a run resumes with as many as before, each of which has gradients, metrics and data of its own"
+
+
+@pytest.mark.parametrize("workers", [3, 1])
+def test_another_number_of_workers_is_refused_and_told_why(tmp_path, workers):
+    results(tmp_path, "term:1:7")
+    for _, errors in job.finish(job.start(MODULE, tmp_path, workers=workers)):
+        assert f"replicas={workers}, was 2; workers={workers}, was 2; {REASON}" in errors
+
+
+@supports("Distribution", "three workers: the same as two", fit="no")
+def test_three_workers_share_a_checkpoint_and_end_with_the_bits_of_a_job_left_alone(tmp_path):
+    started = job.start(MODULE, tmp_path, "kill:0:7", workers=3)
+    for errors in job.survivors(started, 0, 120):
+        assert "WorkerLostError: All 3 workers must run" in errors
+    resumed = results(tmp_path, workers=3)
+    assert steps(resumed) == 9
+    assert without_steps(resumed) == without_steps(results("", workers=3))
+
+
 def test_only_the_chief_draws_and_writes_files(tmp_path):
     outputs = job.finish(job.start(MODULE, tmp_path, "files"))
     assert outputs[0][0].count("Epoch ") == 3, outputs[0][1][-3000:]
