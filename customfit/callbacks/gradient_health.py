@@ -59,9 +59,9 @@ class GradientHealth(keras.callbacks.Callback):
         self.norms: list[np.ndarray] = []
         self.update_ratios: list[np.ndarray] = []
         self.findings: list[dict[str, str]] = []
-        self._print = print_fn
+        self.print_fn = print_fn
         self._printed: set[tuple[str, str]] = set()
-        self._writer = None if log_dir is None else _writer(log_dir)
+        self.writer = None if log_dir is None else _writer(log_dir)
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
@@ -90,16 +90,16 @@ class GradientHealth(keras.callbacks.Callback):
         findings = diagnose(self.names, columns, self.vanishing, self.exploding)
         self.findings.append(findings)
         for name, finding in findings.items():
-            if self._print is not None and (name, finding) not in self._printed:
+            if self.print_fn is not None and (name, finding) not in self._printed:
                 line = f"Epoch {epoch + 1}: the gradients of {name} are {finding}."
-                print_line(line, self._print, after_bar=shows_progress_bar(self))
+                print_line(line, self.print_fn, after_bar=shows_progress_bar(self))
                 self._printed.add((name, finding))
-        if self._writer is not None:
-            with self._writer.as_default():
+        if self.writer is not None:
+            with self.writer.as_default():
                 for name, norm, ratio in zip(self.names, columns["norm"], columns["update_ratio"]):
                     tf.summary.scalar(f"gradient_norm/{name}", norm, epoch)
                     tf.summary.scalar(f"update_ratio/{name}", ratio, epoch)
-            self._writer.flush()
+            self.writer.flush()
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> list[Axes]:
         """Plots norms and update ratios over the epochs, a line for each variable.

@@ -68,7 +68,7 @@ class Throughput(keras.callbacks.Callback):
         self.step_flops = step_flops
         self.peak_flops = peak_flops
         self.results: ThroughputResults = {}
-        self._print = print_fn
+        self.print_fn = print_fn
         self._clock = clock
         self._meter: _Meter | None = None  # created by the first block of `custom_fit`
         self._steps = 0
@@ -149,7 +149,7 @@ class Throughput(keras.callbacks.Callback):
         if self.step_flops is not None:
             rate = self.results["flops_per_second"] = self.step_flops * self._steps / training
             self.results["peak_share"] = rate / (self.peak_flops or _measured_peak())
-        self._print(_line(self.results))
+        self.print_fn(_line(self.results))
 
 
 def _measured_peak() -> float:

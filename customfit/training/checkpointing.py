@@ -66,6 +66,12 @@ class SessionCheckpoints:
                     "`callbacks` must not have a `BackupAndRestore` beside `checkpoint`, which restores more. "
                     f"Received: callbacks with a {type(callback).__name__}"
                 )
+            if self._workers.count > 1 and isinstance(callback, keras.callbacks.BackupAndRestore):
+                raise ValueError(
+                    "With several workers `callbacks` must not have a `BackupAndRestore`: each would write and restore "
+                    "the same files on its own. Use `checkpoint`, which all of them share. Received: callbacks with a "
+                    f"{type(callback).__name__} on {self._workers.count} workers"
+                )
         for source in validation.data.values() if checkpoints is not None else ():
             check_resumable("validation_data", source, ("skip_passes",))
         self._model = model

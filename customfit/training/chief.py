@@ -1,10 +1,11 @@
-"""Files that callbacks write: of several workers the chief's count, and the others write theirs where nobody looks."""
+"""What callbacks write, print and send: only the chief's counts, and the others do so where nobody looks."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Iterable
+from typing import Any
 
 from customfit.compat import keras
 
@@ -16,34 +17,47 @@ _PATHS = {
 }
 
 
-class DiscardedFiles:
-    """Has callbacks write into a directory that is removed at the end.
+class Silenced:
+    """Keeps callbacks from writing, printing and sending, on workers that are not the chief.
+
+    Files go into a directory that is removed at the end.
 
     Args:
-        callbacks: The callbacks. Those of Keras that write files are changed, before they know their model.
+        callbacks: The callbacks. Those of Keras and of this library are changed, before they know their model.
     """
 
     def __init__(self, callbacks: Iterable[keras.callbacks.Callback]):
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._paths: list[tuple[keras.callbacks.Callback, str, str]] = []
+        self._before: list[tuple[keras.callbacks.Callback, str, Any]] = []
         for callback in callbacks:
             for kind, name in _PATHS.items():
                 if isinstance(callback, kind):
-                    self._redirect(callback, name)
+                    self._set(callback, name, self._discarded(getattr(callback, name)))
+            for name, silent in (("print_fn", str), ("writer", None), ("verbose", 0)):
+                if name in vars(callback):
+                    self._set(callback, name, silent)
+            if isinstance(callback, keras.callbacks.RemoteMonitor):
+                self._set(callback, "on_epoch_end", _nothing)
 
-    def _redirect(self, callback: keras.callbacks.Callback, name: str) -> None:
+    def _set(self, callback: keras.callbacks.Callback, name: str, value: Any) -> None:
+        self._before.append((callback, name, getattr(callback, name)))
+        setattr(callback, name, value)
+
+    def _discarded(self, path: str | os.PathLike[str]) -> str:
+        """Returns a path in the directory that is removed at the end."""
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="customfit-")
-        path = os.fspath(getattr(callback, name))
-        self._paths.append((callback, name, path))
-        folder = os.path.join(self._folder.name, str(len(self._paths)))
+        folder = os.path.join(self._folder.name, str(len(self._before)))
         os.makedirs(folder)
-        setattr(callback, name, os.path.join(folder, os.path.basename(path) or "files"))
+        return os.path.join(folder, os.path.basename(os.fspath(path)) or "files")
 
     def close(self) -> None:
-        """Restores the paths of before, and removes the directory."""
-        while self._paths:
-            callback, name, path = self._paths.pop()
-            setattr(callback, name, path)
+        """Restores the callbacks as they were, and removes the directory."""
+        while self._before:
+            setattr(*self._before.pop())
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def _nothing(*args: object) -> None:
+    """A hook that does nothing."""

@@ -30,7 +30,7 @@ from customfit.every import Duration
 from customfit.execution import CompiledStep, CompiledSteps, compiled_steps
 from customfit.training.agreement import Agreement
 from customfit.training.checkpointing import SessionCheckpoints
-from customfit.training.chief import DiscardedFiles
+from customfit.training.chief import Silenced
 from customfit.training.dry_run import Callbacks, DryRun
 from customfit.training.evaluation import check_model, metric_results
 from customfit.training.hooks import BatchHooks, callback_objects, end_callbacks, make_callback_list
@@ -122,7 +122,7 @@ class TrainingSession:
         sets = validation_arguments(validation_data, batch_size=validation_batch_size, steps=validation_steps)
         sources = self._dry_run.validation(make_sources(model, sets, workers or {}))
         verbose = compat.resolve_verbose(verbose) if self._agreement.is_chief else 0
-        self._discarded = DiscardedFiles([] if self._agreement.is_chief else callback_objects(callbacks))
+        self._silenced = Silenced([] if self._agreement.is_chief else callback_objects(callbacks))
         self._early_stopping = make_early_stopping(early_stopping, list(sources), verbose=int(verbose != 0))
         own = [LogEvery(log_every, print if self._agreement.is_chief else str)] if log_every is not None else []
         own += [self._early_stopping] if self._early_stopping is not None else []
@@ -180,7 +180,7 @@ class TrainingSession:
         with contextlib.ExitStack() as ending:  # all of these happen, whatever raises; the last one first
             ending.callback(self._checkpoints.close)
             ending.callback(self._signals.end)
-            ending.callback(self._discarded.close)
+            ending.callback(self._silenced.close)
             if isinstance(self._early_stopping, EarlyStopping):
                 ending.callback(self._early_stopping.restore)
             ending.callback(self._record_end, kind)

@@ -30,7 +30,7 @@ class Workers:
         self.count, self._chiefs, self.index = _place(strategy)
         self.replicas = strategy.num_replicas_in_sync // self.count
         self._strategy = weakref.ref(strategy)
-        self._sum = tf.function(self.sum_in_graph, autograph=False)
+        self._sum = tf.function(self.sum_in_graph, autograph=False, reduce_retracing=True)
 
     @classmethod
     def of(cls, strategy: tf.distribute.Strategy) -> Workers:

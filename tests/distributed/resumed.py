@@ -14,8 +14,10 @@ import sys
 import threading
 
 import numpy as np
+import requests
 
 from customfit import Checkpoints, CustomTrainModel, Every
+from customfit.callbacks import GradientHealth, LogEvery
 from customfit.compat import keras, tf
 from customfit.training import session_observers
 from tests.parity import models
@@ -59,6 +61,19 @@ class Told(keras.callbacks.Callback):
         self.steps += 1
         if self.steps == self.step:
             self.act()
+
+
+class Loud:
+    """Callbacks that print, write and send."""
+
+    @staticmethod
+    def callbacks(folder):
+        return [
+            keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate, verbose=1),
+            keras.callbacks.RemoteMonitor("http://127.0.0.1"),
+            LogEvery(2, print_fn=lambda line: print("logged", line)),
+            GradientHealth(os.path.join(folder, "health")),
+        ]
 
 
 def build(strategy, base):
@@ -113,7 +128,10 @@ def main(folder, how="", epochs="3"):
         names = [os.path.join(folder, name) for name in ("model.weights.h5", "log.csv", "board")]
         saves = keras.callbacks.ModelCheckpoint(names[0], save_weights_only=True)
         board = keras.callbacks.TensorBoard(names[2], histogram_freq=1)
-        given["callbacks"] = [saves, keras.callbacks.CSVLogger(names[1]), board]
+        given["callbacks"] = [saves, keras.callbacks.CSVLogger(names[1]), board, *Loud.callbacks(folder)]
+        requests.post = lambda root, *args, **kwargs: print("posted to", root)
+    if "backup" in told:
+        given["callbacks"] = [keras.callbacks.BackupAndRestore(os.path.join(folder, "backup"))]
     model = build(strategy, CustomTrainModel if "code" not in told else Another if "code" in mine else Other)
     options = {"per_worker": "per_worker" in told, "every": Every(steps=2)}
     checkpoint = Checkpoints(os.path.join(folder, "run"), **options) if folder else None

@@ -98,16 +98,26 @@ def test_three_workers_share_a_checkpoint_and_end_with_the_bits_of_a_job_left_al
     assert without_steps(resumed) == without_steps(results("", workers=3))
 
 
+@supports(
+    "Distribution", "several workers: only the chief prints, sends and writes files, whatever the callback", fit="no"
+)
 def test_only_the_chief_draws_and_writes_files(tmp_path):
     outputs = job.finish(job.start(MODULE, tmp_path, "files"))
-    assert outputs[0][0].count("Epoch ") == 3, outputs[0][1][-3000:]
-    assert "Epoch " not in outputs[1][0]
-    one, other = (json.loads(output.splitlines()[-1]) for output, _ in outputs)
-    assert one["history"] == other["history"]
+    (chief, errors), (other, _) = outputs
+    assert [chief.count(f"Epoch {epoch}/3") for epoch in (1, 2, 3)] == [1, 1, 1], errors[-3000:]
+    assert chief.count("LearningRateScheduler") == chief.count("posted to http://127.0.0.1/publish") == 3
+    assert "logged" in chief
+    assert len(other.splitlines()) == 1  # what it has found
+    assert [job.found(output)["history"] for output, _ in outputs] == [job.found(chief)["history"]] * 2
     with open(tmp_path / "log.csv") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2"]
-    assert {path.name for path in tmp_path.iterdir()} == {"board", "log.csv", "model.weights.h5", "run"}
+    assert {path.name for path in tmp_path.iterdir()} == {"board", "health", "log.csv", "model.weights.h5", "run"}
     assert len(list((tmp_path / "board" / "train").glob("events*"))) == 1
+
+
+def test_a_backup_of_each_worker_is_refused(tmp_path):
+    for errors in fails("", "backup"):
+        assert "With several workers `callbacks` must not have a `BackupAndRestore`" in errors
 
 
 @pytest.mark.parametrize(
