@@ -1,10 +1,13 @@
-"""Three ways to train one model, and the same numbers: `fit()`, `custom_fit()`, and a loop of your own.
+"""Three ways to train, and the same numbers
+============================================
 
-Run it with `python fit_or_custom_fit.py`. The data are the images of handwritten digits that come with scikit-learn, so
-nothing is downloaded. It needs scikit-learn: `pip install "customfit[examples]"`.
+One model is trained by ``fit()``, by ``custom_fit()``, and by a loop of your own.
 
-It trains the same model three times from the same seed, prints what the three `History` objects hold, and ends with an
-error unless every number in them and every weight of the models is equal to the last bit.
+Run it with ``python fit_or_custom_fit.py``. The data are the images of handwritten digits that come with
+scikit-learn, so nothing is downloaded. It needs scikit-learn: ``pip install "customfit[examples]"``.
+
+It trains the same model three times from the same seed, prints what the three ``History`` objects hold, and ends with
+an error unless every number in them and every weight of the models is equal to the last bit.
 """
 
 import argparse

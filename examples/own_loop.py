@@ -1,11 +1,15 @@
-"""A training loop of your own: REINFORCE learns to balance a pole, with `TrainingSession` around it.
+"""A loop of your own: REINFORCE balances a pole
+================================================
 
-Run it with `python own_loop.py`. It needs gymnasium, `pip install "customfit[examples]"`, and downloads nothing.
+REINFORCE learns to balance a pole, with ``TrainingSession`` around the loop.
 
-There is no data set to pass to `fit()`: the model plays 16 episodes of CartPole-v1, learns from them in one training
-step, plays the next 16, and so on. The loop is ours; the session brings History, early stopping and the best weights.
-REINFORCE (Williams 1992) needs no training step of its own: its gradient is that of the cross entropy between the
-policy and the actions that it took, each weighted by how much better than usual the game went on from there.
+Run it with ``python own_loop.py``. It needs gymnasium, ``pip install "customfit[examples]"``, and downloads nothing.
+
+There is no data set to pass to ``fit()``: the model plays 16 episodes of CartPole-v1, learns from them in one
+training step, plays the next 16, and so on. The loop is ours; the session brings History, early stopping and the best
+weights. REINFORCE (Williams 1992) needs no training step of its own: its gradient is that of the cross entropy
+between the policy and the actions that it took, each weighted by how much better than usual the game went on from
+there.
 
 The return of an episode is the number of steps for which the pole stays up, 500 at most; pushing at random returns 22
 on average. Training ends when 16 episodes return 475 on average, and then 50 fresh ones must return 400 on average.

@@ -1,11 +1,14 @@
-"""Quickstart: trains a small CNN with `custom_fit()`, with gradient clipping and early stopping, and draws its curves.
+"""Quickstart: train, clip, stop early, plot
+============================================
 
-Run it with `python quickstart.py`. The data are the 1797 images of handwritten digits that come with scikit-learn, so
-nothing is downloaded; with a network, try `--data mnist` or `--data fashion_mnist`. It needs scikit-learn and
-matplotlib: `pip install "customfit[examples]"`.
+Trains a small CNN with ``custom_fit()``, with gradient clipping and early stopping, and draws its curves.
 
-It prints the accuracy on images that training never saw, which must be over 97% for the digits, and draws the loss and
-accuracy of every epoch into history.png.
+Run it with ``python quickstart.py``. The data are the 1797 images of handwritten digits that come with scikit-learn,
+so nothing is downloaded; with a network, try ``--data mnist`` or ``--data fashion_mnist``. It needs scikit-learn and
+matplotlib: ``pip install "customfit[examples]"``.
+
+It prints the accuracy on images that training never saw, which must be over 97% for the digits, and draws the loss
+and accuracy of every epoch into history.png.
 """
 
 import argparse

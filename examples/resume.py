@@ -1,8 +1,11 @@
-"""Resume: a run is killed twice with SIGKILL, resumed by the same call, and ends as if it had been left alone.
+"""Exact resume: killed twice, and the same bits
+================================================
 
-Run it with `python resume.py`. It trains a small network with dropout on the handwritten digits that scikit-learn ships
-(`pip install "customfit[examples]"`), so nothing is downloaded. It compares every weight and the whole History, to the
-bit, and fails if anything differs.
+A run is killed twice with SIGKILL, resumed by the same call, and ends as if it had been left alone.
+
+Run it with ``python resume.py``. It trains a small network with dropout on the handwritten digits that scikit-learn
+ships (``pip install "customfit[examples]"``), so nothing is downloaded. It compares every weight and the whole
+History, to the bit, and fails if anything differs.
 """
 
 import os
@@ -64,7 +67,7 @@ def main():
         alone, history = train(os.path.join(folder, "alone"))
         killed = os.path.join(folder, "killed")
         for step in (57, 131):
-            died = subprocess.run([sys.executable, __file__, killed, str(step)]).returncode
+            died = subprocess.run([sys.executable, sys.argv[0], killed, str(step)]).returncode
             if died != -signal.SIGKILL:
                 raise SystemExit(f"The run that should die at step {step} ended with {died}.")
             print(f"Killed at step {step}.")

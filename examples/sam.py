@@ -1,12 +1,19 @@
-"""Sharpness-aware minimization (Foret et al. 2021, https://arxiv.org/abs/2010.01412): two passes to one update.
+"""Sharpness-aware minimization: two passes to one update
+=========================================================
 
-The first pass finds the direction in which the loss rises fastest, the second takes the gradient a small step up that
-way. `compute_gradients` and `apply_gradients` are the building blocks: what `compile()` asks for (a clip here;
-mixed precision, accumulation or `nonfinite=` if you like) holds for this step, too, which runs in blocks like others.
+`Foret et al. 2021 <https://arxiv.org/abs/2010.01412>`_ look for flat minima. The first pass finds the direction in
+which the loss rises fastest, the second takes the gradient a small step up that way. ``compute_gradients`` and
+``apply_gradients`` are the building blocks: what ``compile()`` asks for (a clip here; mixed precision, accumulation
+or ``nonfinite=`` if you like) holds for this step too, and it is run in blocks like others.
+
+Run it with ``python sam.py``. See that the loss on images that the model has not seen is lower than after plain
+training.
 """
 
 import argparse
+import os
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow does not announce itself
 import tensorflow as tf
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -19,7 +26,7 @@ keras = tf.keras
 class SAM(CustomTrainModel):
     """A model that looks for flat minima."""
 
-    rho = 0.05  # how far up to go, as the L2 norm of the step
+    rho = 0.1  # how far up to go, as the L2 norm of the step
 
     def train_step(self, data):
         x, y = data
@@ -56,18 +63,21 @@ def build(cls):
 
 def main():
     """Compares plain training with SAM on handwritten digits."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--epochs", type=int, default=60)
     epochs = parser.parse_args().epochs
     digits = load_digits()
     x, x_test, y, y_test = train_test_split(digits.data / 16.0, digits.target, test_size=0.5, random_state=0)
+    losses = {}
     for name, cls in (("plain", CustomTrainModel), ("SAM", SAM)):
         keras.utils.set_random_seed(0)
         model = build(cls)
         model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"], global_clipnorm=1.0)
         model.custom_fit(x, y, batch_size=32, epochs=epochs, verbose=0)
-        loss, accuracy = model.custom_evaluate(x_test, y_test, verbose=0)
-        print(f"{name:>5}: test loss {loss:.4f}, test accuracy {accuracy:.4f}")
+        losses[name], accuracy = model.custom_evaluate(x_test, y_test, verbose=0)
+        print(f"{name:>5}: test loss {losses[name]:.4f}, test accuracy {accuracy:.4f}")
+    if losses["SAM"] > losses["plain"]:
+        raise SystemExit("SAM was expected to have the lower test loss.")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""Tutorial: a training loop from the tape up, in seven steps, each written by hand and then with customfit.
+"""Tutorial: a training loop from the tape up
+=============================================
 
-Run it with `python tutorial.py`. The data are the images of handwritten digits that come with scikit-learn, so nothing
-is downloaded. It needs scikit-learn: `pip install "customfit[examples]"`.
+Seven steps, each written by hand and then with customfit. Each adds one thing that ``fit()`` does for you: (1) model,
+loss, optimizer and metric; (2) a compiled step with a ``GradientTape``; (3) the loop over epochs and batches, with a
+line every 100 steps; (4) metrics that start from zero in each epoch; (5) a validation loop; (6) early stopping with
+patience; (7) gradients clipped by value.
 
-Each step adds one thing that `fit()` does for you: (1) model, loss, optimizer and metric; (2) a compiled step with a
-`GradientTape`; (3) the loop over epochs and batches, with a line every 100 steps; (4) metrics that start anew in each
-epoch; (5) a validation loop; (6) early stopping with patience; (7) gradients clipped by value. After each of them the
-hand-written loop and customfit have trained the same model from the same start, and the example ends with an error
-unless their weights are equal to the last bit. Read it from top to bottom; nothing is used before it is explained.
+Run it with ``python tutorial.py``. See that after each step the hand-written loop and customfit have trained the same
+model from the same start to the same weights, to the last bit; otherwise it ends with an error. Read it from top to
+bottom; nothing is used before it is explained.
 """
 
 import os
