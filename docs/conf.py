@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import customfit
 
 DOCS = Path(__file__).parent
-FIGURES = DOCS / "_build" / "figures"  # what the examples draw
+sys.path.insert(0, str(DOCS))  # for `gallery_options`
 
 project = "customfit"
 author = "The customfit maintainers"
@@ -50,6 +49,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(DOCS / "_build" / "notebooks")
+nb_execution_in_temp = True
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True
@@ -63,6 +63,7 @@ autosummary_ignore_module_all = False
 templates_path = ["_templates"]
 autodoc_typehints = "none"  # the docstrings say in words what is taken
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # Keras documents its hooks
 autodoc_default_options = {"show-inheritance": False}
 default_role = "code"  # docstrings are written in Markdown's single backticks
 napoleon_google_docstring = True
@@ -84,62 +85,14 @@ def as_rst(app, what, name, obj, options, lines):
 
 # ---------------------------------------------------------------------------------------------------------- gallery
 
-ORDER = [
-    "quickstart",
-    "fit_or_custom_fit",
-    "tutorial",
-    "several_validation_sets",
-    "clipping",
-    "accumulation",
-    "mixed_precision",
-    "resume",
-    "fine_tuning",
-    "text",
-    "tabular",
-    "time_series",
-    "own_loop",
-    "distillation",
-    "sam",
-    "gan",
-    "two_workers",
-]
-
-
-def arguments_of(gallery_conf, script_vars):
-    """Asks an example that draws for its figure."""
-    script = Path(script_vars["src_file"])
-    return ["--output", str(FIGURES / f"{script.stem}.png")] if '"--output"' in script.read_text() else []
-
-
-def figures_of(block, block_vars, gallery_conf):
-    """Shows what an example has drawn: `--output` has said where to."""
-    from sphinx_gallery.scrapers import figure_rst
-
-    drawn = FIGURES / f"{Path(block_vars['src_file']).stem}.png"
-    shown = []
-    if drawn.exists():
-        shown = [next(block_vars["image_path_iterator"])]
-        shutil.move(drawn, shown[0])
-    return figure_rst(shown, gallery_conf["src_dir"])
-
-
-def as_before(gallery_conf, example):
-    """Undoes what an example has set for its process."""
-    from customfit.compat import keras, tf
-
-    keras.mixed_precision.set_global_policy("float32")
-    keras.backend.clear_session()
-    tf.config.run_functions_eagerly(False)
-
-
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "filename_pattern": os.environ.get("DOCS_EXAMPLES", r"\.py$"),  # which to run: "quickstart" while you write
-    "within_subsection_order": lambda folder: lambda name: ORDER.index(Path(name).stem),
-    "image_scrapers": (figures_of,),
-    "reset_argv": arguments_of,
-    "reset_modules": (as_before,),
+    "within_subsection_order": "gallery_options.order",
+    "image_scrapers": ("gallery_options.figures_of",),
+    "reset_argv": "gallery_options.arguments_of",
+    "reset_modules": ("gallery_options.as_before",),
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_signature": False,
@@ -149,6 +102,5 @@ sphinx_gallery_conf = {
 
 
 def setup(app):
-    FIGURES.mkdir(parents=True, exist_ok=True)
-    sys.argv[1:] = []
+    (DOCS / "_build" / "figures").mkdir(parents=True, exist_ok=True)
     app.connect("autodoc-process-docstring", as_rst, priority=400)  # before napoleon

@@ -54,9 +54,10 @@ class TrainingSession:
         epochs, initial_epoch: The epochs at which training ends, and starts. They default to 1 and 0.
         steps_per_epoch: Steps in an epoch, for the progress bar. Defaults to `None`: not known.
         workers: Options of `keras.utils.Sequence` data, as `fit` of Keras 2 takes them.
-        callbacks, verbose, validation_data, validation_freq, validation_steps, validation_batch_size, early_stopping,
-            log_every, max_steps, max_time, checkpoint, dry_run: As in `custom_fit`. If a checkpoint resumes within an
-            epoch, your loop must continue at `step`; `epochs(data)` sees to that by itself.
+        callbacks, verbose, early_stopping, log_every, max_steps, max_time, dry_run: As in `custom_fit`.
+        validation_data, validation_freq, validation_steps, validation_batch_size: As in `custom_fit`.
+        checkpoint: As in `custom_fit`. If a checkpoint resumes within an epoch, your loop must continue at `step`;
+            `epochs(data)` sees to that by itself.
         identity: Further options that a checkpoint must agree with, by name.
         on_sigterm: How SIGTERM is handled once the current step is done and training has ended in order: `"return"` as
             if training were over, or `"exit"` with `SystemExit(143)`. Without `with` around the loop it is always
