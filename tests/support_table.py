@@ -1,6 +1,6 @@
-"""The README's table of what is supported: a line for each `supports` mark of the tests that cover it.
+"""The site's table of what is supported: a line for each `supports` mark of the tests that cover it.
 
-`python tests/support_table.py` writes it; `tests/test_house.py` fails where the README has another one.
+`python tests/support_table.py` writes it; `tests/test_house.py` fails where the page has another one.
 
 A mark is `supports(group, what, fit="yes", keras=None)`: which `fit()` has it, and the only generation that has it.
 """
@@ -9,6 +9,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "supported.md"
 BEGIN, END = "<!-- support table: python tests/support_table.py -->\n", "<!-- end of support table -->\n"
 
 
@@ -38,11 +39,10 @@ ORDER = ["Data", "Validation", "Models", "Callbacks", "compile()", "Prediction",
 
 
 def main():
-    """Writes the table into the README."""
-    readme = ROOT / "README.md"
-    text = readme.read_text()
+    """Writes the table into its page."""
+    text = PAGE.read_text()
     head, tail = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    readme.write_text(head + table() + tail)
+    PAGE.write_text(head + table() + tail)
 
 
 if __name__ == "__main__":

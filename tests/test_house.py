@@ -144,13 +144,13 @@ def test_the_loop_fits_on_one_screen():
     assert len((PACKAGE / "training" / "loop.py").read_text().splitlines()) <= 50
 
 
-def test_the_readme_quotes_the_loop_as_it_is():
+def test_the_site_quotes_the_loop_as_it_is():
     loop = (PACKAGE / "training" / "loop.py").read_text()
     function = loop[loop.index("def run_epochs") :].strip()
-    assert f"```python\n{function}\n```" in (ROOT / "README.md").read_text()
+    assert f"```python\n{function}\n```" in (ROOT / "docs" / "design" / "index.md").read_text()
 
 
-def test_the_readme_s_table_is_what_the_tests_cover():
-    readme = (ROOT / "README.md").read_text()
-    begin, end = readme.index(support_table.BEGIN) + len(support_table.BEGIN), readme.index(support_table.END)
-    assert readme[begin:end] == support_table.table(), "run `python tests/support_table.py`"
+def test_the_site_s_table_is_what_the_tests_cover():
+    page = support_table.PAGE.read_text()
+    begin, end = page.index(support_table.BEGIN) + len(support_table.BEGIN), page.index(support_table.END)
+    assert page[begin:end] == support_table.table(), "run `python tests/support_table.py`"

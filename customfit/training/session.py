@@ -56,8 +56,7 @@ class TrainingSession:
         workers: Options of `keras.utils.Sequence` data, as `fit` of Keras 2 takes them.
         callbacks, verbose, early_stopping, log_every, max_steps, max_time, dry_run: As in `custom_fit`.
         validation_data, validation_freq, validation_steps, validation_batch_size: As in `custom_fit`.
-        checkpoint: As in `custom_fit`. If a checkpoint resumes within an epoch, your loop must continue at `step`;
-            `epochs(data)` sees to that by itself.
+        checkpoint: As in `custom_fit`. Resumed within an epoch, your loop must start at `step`, as `epochs(data)` does.
         identity: Further options that a checkpoint must agree with, by name.
         on_sigterm: How SIGTERM is handled once the current step is done and training has ended in order: `"return"` as
             if training were over, or `"exit"` with `SystemExit(143)`. Without `with` around the loop it is always

@@ -1,7 +1,9 @@
+import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
-from customfit import CustomTrainModel
+import customfit
+from customfit import Checkpoints, CustomTrainModel, DryRun, EarlyStopping, Every, TrainingSession, callbacks
 
 keras = tf.keras
 x, y = load_digits(return_X_y=True)

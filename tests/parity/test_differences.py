@@ -1,4 +1,4 @@
-"""Where `custom_fit` and `fit` differ on purpose, or by a rounding of TensorFlow: the README's list, in numbers."""
+"""Where `custom_fit` and `fit` differ on purpose, or by a rounding: the list of docs/differences.md, in numbers."""
 
 import math
 

@@ -130,7 +130,7 @@ def events(folder):
 def test_tensorboard_writes_the_graphs_that_it_writes_under_fit(options, tmp_path):
     pytest.importorskip("tensorboard")
     if compat.IS_KERAS_3 and compat.KERAS_VERSION < (3, 15):
-        pytest.skip("older releases write the graph of `fit`'s own `train_function`: see the README's limits")
+        pytest.skip("older releases write the graph of `fit`'s own `train_function`: see docs/differences.md")
     for how in ("fit", "custom_fit"):
         callback = keras.callbacks.TensorBoard(os.fspath(tmp_path / how), **options)
         given = {"epochs": 2, "batch_size": 16, "verbose": 0, "shuffle": False, "callbacks": [callback]}
