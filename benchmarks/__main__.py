@@ -19,6 +19,7 @@ from benchmarks import (
     plot,
     prediction,
     report,
+    scaling,
     single_steps,
     speed,
 )
@@ -37,6 +38,7 @@ PARTS = {
     "evaluation": evaluation,
     "prediction": prediction,
     "growth": growth,
+    "scaling": scaling,
 }
 QUICK_WORKLOADS = ("mlp",)
 

@@ -48,20 +48,27 @@ class Process:
         """Ends it by SIGKILL."""
         self._process.kill()
 
+    def wait(self, timeout=None):
+        """Waits for its end. What it wrote is left to `communicate`."""
+        self._await(timeout)
+
     def communicate(self, timeout=None):
         """Waits for its end. Returns what it wrote to standard output and to standard error."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while self.returncode is None:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not connection.wait([*self._outputs, self._process.sentinel], left):
-                raise subprocess.TimeoutExpired(self.args, timeout)
-            self._read()
+        self._await(timeout)
         self._process.join()
         self._read()
         for output in self._outputs:
             os.close(output)
         self._folder.cleanup()
         return tuple(b"".join(written).decode() for written in self._outputs.values())
+
+    def _await(self, timeout):
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self.returncode is None:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not connection.wait([*self._outputs, self._process.sentinel], left):
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            self._read()
 
     def _read(self):
         for output, written in self._outputs.items():

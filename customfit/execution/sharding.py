@@ -118,7 +118,8 @@ def check_synchronous(strategy: tf.distribute.Strategy, method: str) -> None:
     if isinstance(strategy, tf.distribute.experimental.ParameterServerStrategy):
         raise NotImplementedError(
             f"`{method}` runs synchronous replicas. It does not support `ParameterServerStrategy`, whose workers "
-            "run steps asynchronously. Use a synchronous strategy, such as `MultiWorkerMirroredStrategy`. "
+            "run steps asynchronously, each on data that a `ClusterCoordinator` has made for it: there is no order "
+            "of batches to keep. Use a synchronous strategy, such as `MultiWorkerMirroredStrategy`. "
             "Received: a model under ParameterServerStrategy"
         )
 
@@ -140,7 +141,8 @@ def check_strategy(strategy: tf.distribute.Strategy, jit_compile: bool) -> None:
     if not compat.divides_loss_by_replicas():
         raise NotImplementedError(
             "On several replicas `custom_fit` needs Keras 3.8 or newer: older releases of Keras 3 sum the losses of "
-            f"replicas without dividing them by their number. {received}."
+            "replicas without dividing them by their number, and their metrics are those of the first replica's rows. "
+            f"{received}."
         )
     if jit_compile:
         raise NotImplementedError(

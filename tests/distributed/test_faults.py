@@ -1,10 +1,6 @@
 """Workers that are killed, late, or hang: the others end in time and say which one. The job can be started again."""
 
-import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +13,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not compat.divides_loss_by_replicas(), reason="Keras 3 before 3.8 is refused"),
 ]
-ROOT = Path(__file__).parents[2]
 DEADLINE = 90  # TensorFlow finds a worker gone that has sent no heartbeat for 10 to 20 seconds
 
 
@@ -67,32 +62,3 @@ def test_one_that_starts_late_is_waited_for(alone):
     started.append(job.start_one(cluster, 0, MODULE, ""))
     outputs = job.finish(started)
     assert [job.found(output) for output, _ in reversed(outputs)] == alone
-
-
-def test_a_launched_job_is_restarted_and_ends_with_the_bits_of_one_left_alone(alone, tmp_path):
-    """The script is one that kills a worker in its first attempt only."""
-    (tmp_path / "train.py").write_text(KILLED_ONCE)
-    options = ["--workers", "2", "--restarts", "2", "--log-dir", str(tmp_path / "logs")]
-    command = [sys.executable, "-m", "customfit.launch", *options, str(tmp_path / "train.py"), str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert "Worker 1 was ended by SIGKILL" in ended.stderr
-    assert "restart 1 of 2" in ended.stderr
-    assert "restart 2 of 2" not in ended.stderr
-    logs = [(tmp_path / "logs" / "attempt-1" / f"worker-{index}.log").read_text() for index in range(2)]
-    found = [job.found("\n".join(line for line in log.splitlines() if line.startswith("{"))) for log in logs]
-    assert steps(found) == 9
-    assert without_steps(found) == without_steps(alone)
-
-
-KILLED_ONCE = """
-import os
-import sys
-
-folder = sys.argv[1]
-is_first = not os.path.exists(os.path.join(folder, "run", "checkpoint-00000001"))
-from tests.distributed.resumed import main
-
-main(folder, "kill:1:7" if is_first else "")
-"""
