@@ -114,8 +114,6 @@ def tables(results: dict) -> str:
             f"MLP, batches of {job.BATCH_SIZE} rows, microseconds a step; bytes that a worker reads in a step:",
             markdown(headers, rows),
             "Simulated, milliseconds a step; a worker's time varies by 5%:",
-            markdown(
-                ["gradients, compute", "network", "workers", "wait", "all-reduce", "step", "efficiency"], simulated
-            ),
+            markdown(of_simulated, simulated),
         ]
     )

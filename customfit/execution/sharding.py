@@ -140,9 +140,8 @@ def check_strategy(strategy: tf.distribute.Strategy, jit_compile: bool) -> None:
     received = f"Received: a model under {type(strategy).__name__} with {strategy.num_replicas_in_sync} replicas"
     if not compat.divides_loss_by_replicas():
         raise NotImplementedError(
-            "On several replicas `custom_fit` needs Keras 3.8 or newer: older releases of Keras 3 sum the losses of "
-            "replicas without dividing them by their number, and their metrics are those of the first replica's rows. "
-            f"{received}."
+            "On several replicas `custom_fit` needs Keras 3.8 or newer: older releases of Keras 3 do not average "
+            f"gradients over replicas, and log the metrics of the first replica's rows. {received}."
         )
     if jit_compile:
         raise NotImplementedError(
