@@ -112,10 +112,10 @@ def _cell(outcome: dict) -> str:
     return "-" if "error" in outcome else f"{outcome['share']:.2f}"
 
 
-class _Watch:
+class Watch:
     """Notes the most memory that this process takes within it, beyond what it took before."""
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> Watch:
         self._before = self._most = _anonymous_bytes()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch)
@@ -151,7 +151,7 @@ def main(kind: str, method: str, megabytes: str) -> None:
     model = customfit.CustomTrainModel(inputs, keras.layers.Dense(10, activation="softmax")(inputs))
     model.compile("sgd", "sparse_categorical_crossentropy")
     METHODS[method](model, np.ones((512, 64), "float32"), np.zeros(512, "int32"))  # what is made once
-    with _Watch() as watch:
+    with Watch() as watch:
         METHODS[method](model, x, np.zeros(count, "int32"))
     print(json.dumps({"share": watch.most / size, "megabytes": watch.most / 2**20}))
     sys.stdout.flush()

@@ -67,6 +67,10 @@ def is_module(name):
 WEIGHT = keras.Variable(1.0) if compat.IS_KERAS_3 else tf.Variable(1.0)
 
 
+def masked():
+    return keras.layers.Embedding(3, 4, mask_zero=True)(tf.constant([[1, 0]]))
+
+
 def built_optimizer():
     optimizer = keras.optimizers.SGD()
     optimizer.build([WEIGHT])
@@ -146,6 +150,7 @@ PRIVATE_NAMES = {
     ),
     # Attributes of tensors, layers and models.
     "_keras_history": (ALWAYS, lambda: len(keras.Input((1,))._keras_history) == 3),
+    "_keras_mask": (ALWAYS, lambda: masked()._keras_mask.shape == (1, 2)),
     "_inbound_nodes": (ALWAYS, lambda: len(dense().layers[-1]._inbound_nodes) == 1),
     "_is_compiled": (KERAS_2, lambda: dense()._is_compiled is True),
     "_steps_per_execution": (KERAS_2, lambda: int(dense()._steps_per_execution) == 1),
@@ -208,6 +213,8 @@ PRIVATE_NAMES = {
     "_index_dict": (KERAS_2, lambda: len(built_optimizer()._index_dict) == 1),
     "_var_key": (KERAS_2, lambda: built_optimizer()._var_key(WEIGHT) in built_optimizer()._index_dict),
     "_learning_rate": (ALWAYS, lambda: round(float(tf.convert_to_tensor(built_optimizer()._learning_rate)), 6) == 0.01),
+    "_random_generator": (KERAS_2, lambda: hasattr(keras.layers.Dropout(0.5), "_random_generator")),
+    "_seed": (KERAS_2, lambda: keras.layers.Dropout(0.5, seed=3)._random_generator._seed == 3),
     "_rng": (ALWAYS, lambda: tf.random.set_seed(1) or compat.eager_random_state() is not None),
 }
 

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "customfit"
 ROOMS = {
     "__init__": "",
     "tools": "batch_size cross_validation ejection expressions learning_rate restoring seeds",
-    "models": "model mixin predicting fitting on_batch overrides opening compiling steps",
+    "models": "model mixin predicting fitting on_batch overrides opening compiling remat blocks steps",
     "testing": "parity resume",
     "training": "loop session pauses plan costs checkpointing agreement chief dry_run validation evaluation prediction "
     "hooks checks limits signals stop progress observers",
@@ -38,7 +38,8 @@ ROOMS = {
     "every": "",
     "tracebacks": "",
     "arguments": "",
-    "compat": "errors fit callbacks data randomness steps optimizers updates captures models devices types versions",
+    "compat": "errors fit callbacks data randomness steps optimizers updates captures models graphs devices types "
+    "versions",
     "_version": "",
 }
 FLOORS = {room: floor for floor, rooms in enumerate(reversed(ROOMS)) for room in rooms.split()}

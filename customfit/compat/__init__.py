@@ -64,6 +64,7 @@ from customfit.compat.fit import (
     step_counters,
     stops_predicting,
 )
+from customfit.compat.graphs import LayerCall, call_in_training, keras_mask, layer_calls, set_keras_mask
 from customfit.compat.models import (
     compile_options,
     deserialize_keras_object,
@@ -104,6 +105,7 @@ from customfit.compat.randomness import (
     global_random_generator,
     global_seed,
     keras_seed_variables,
+    layer_seeds_kept,
     replaced_random_ops,
     set_eager_random_state,
 )
@@ -140,6 +142,7 @@ __all__ = [
     "History",
     "KerasData",
     "KerasModel",
+    "LayerCall",
     "TensorType",
     "UpdateHandler",
     "apply_gradients",
@@ -153,6 +156,7 @@ __all__ = [
     "build_metrics",
     "build_on_replicas",
     "build_optimizer",
+    "call_in_training",
     "callback_state",
     "calls_batch_hooks",
     "captured_handles",
@@ -192,8 +196,11 @@ __all__ = [
     "keeps_compile_options",
     "keras",
     "keras_data",
+    "keras_mask",
     "keras_release",
     "keras_seed_variables",
+    "layer_calls",
+    "layer_seeds_kept",
     "learning_rate",
     "limit_epochs",
     "limit_steps",
@@ -215,6 +222,7 @@ __all__ = [
     "scalar_output",
     "set_callback_state",
     "set_eager_random_state",
+    "set_keras_mask",
     "show_train_graph",
     "shuffles_ragged_like_dense",
     "single_batch_iterator",

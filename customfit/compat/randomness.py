@@ -58,6 +58,19 @@ def keras_seed_variables() -> list[Variable]:
     return [] if generator is None else [generator.state]
 
 
+@contextlib.contextmanager
+def layer_seeds_kept(model: keras.Model) -> Iterator[None]:
+    """Within this context, layers of Keras 2 that have a seed may draw; afterwards their next seeds are as before."""
+    layers = [] if IS_KERAS_3 else [layer for layer in model.submodules if hasattr(layer, "_random_generator")]
+    generators = [layer._random_generator for layer in layers]
+    seeds = [generator._seed for generator in generators]
+    try:
+        yield
+    finally:
+        for generator, seed in zip(generators, seeds):
+            generator._seed = seed
+
+
 def create_keras_seed_generator() -> None:
     """Makes Keras 3's global seed generator, if it does not exist yet."""
     if not keras_seed_variables():

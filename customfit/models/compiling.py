@@ -22,6 +22,7 @@ from customfit.gradients import (
     check_no_other_clip,
     compile_options_from_config,
 )
+from customfit.models.remat import Rematerialization
 
 if TYPE_CHECKING:
     from typing import TypedDict, Union
@@ -55,6 +56,7 @@ class Compiling(compat.KerasModel):
     """`compile()` with the options of the gradient pipeline, and their way through saved files."""
 
     gradient_pipeline: GradientPipeline
+    rematerialization: Rematerialization = Rematerialization()
     jit_compile_is_auto: bool = True
     _compiled_steps: CompiledSteps | None = None
     _compiled_prediction: CompiledPrediction | None = None
@@ -72,6 +74,7 @@ class Compiling(compat.KerasModel):
         gradient_accumulation_steps: int | None = None,
         nonfinite: Literal["skip", "raise", "stop"] | NonFinite | None = None,
         gradient_metrics: str | Sequence[str] = (),
+        remat: bool | Sequence[str] | None = None,
         **options: Unpack[KerasCompileOptions],
     ) -> None:
         """Configures the model for training: `keras.Model.compile`, and what a training step does to gradients.
@@ -105,11 +108,15 @@ class Compiling(compat.KerasModel):
                 `"skipped_steps"` and `"learning_rate"`, which are then in the logs and in History. The rate is that of
                 the last update, whatever has set it: a number, a schedule, a callback. Groups of optimizers have one
                 each, `"learning_rate/<group>"`.
+            remat: Whether training keeps fewer activations, and computes the others again in the backward pass
+                (gradient checkpointing, https://arxiv.org/abs/1604.06174): a step takes less memory and more time, and
+                trains to the same numbers. For functional and Sequential models. `True` divides the layers into blocks
+                where the least memory is needed. A list names the layers with which blocks end.
             **options: As in `keras.Model.compile`.
 
         Raises:
             ValueError: If more than one clipping option is set, one is not a positive number, the optimizer clips by
-                itself as well, or there is no metric of a name.
+                itself as well, there is no metric or layer of a name, or `remat` is set for a subclassed model.
         """
         _refuse_unknown(options)
         clip = Clip.from_options(
@@ -133,17 +140,23 @@ class Compiling(compat.KerasModel):
         _check_names("metrics", [options.get("metrics"), options.get("weighted_metrics")], keras.metrics, METRIC_TYPES)
         if type(self).compute_loss is keras.Model.compute_loss and self.results_of("train_step") is not None:
             _check_names("loss", loss, keras.losses)
+        rematerialization = Rematerialization(remat)
+        rematerialization.check(self)
         super().compile(as_optimizer(optimizer, self), loss, *args, **compat.compile_options(dict(options)))
         check_no_other_clip(clip, self.optimizer)
         pipeline.check_optimizer(self.optimizer)
         self.gradient_pipeline = pipeline
+        self.rematerialization = rematerialization
         self.jit_compile_is_auto = options.get("jit_compile", "auto") == "auto"
         self._compiled_steps = self._compiled_prediction = None
 
     def get_compile_config(self) -> Any:
         """Returns the arguments of `compile()`, serialised, for `save()`."""
         config = super().get_compile_config()
-        return {**config, **self.gradient_pipeline.get_config()} if config else config
+        return {**config, **self._own_options()} if config else config
+
+    def _own_options(self) -> dict[str, Any]:
+        return {**self.gradient_pipeline.get_config(), **self.rematerialization.get_config()}
 
     def save(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Saves the whole model: `keras.Model.save`. Warns of options of `compile()` that the file's format leaves out.
@@ -154,7 +167,7 @@ class Compiling(compat.KerasModel):
             **kwargs: As in Keras.
         """
         defaults = GradientPipeline().get_config()
-        left_out = [name for name, value in self.gradient_pipeline.get_config().items() if defaults.get(name) != value]
+        left_out = [name for name, value in self._own_options().items() if defaults.get(name) != value]
         if left_out and not compat.keeps_compile_options(os.fspath(filepath), *args, **kwargs):
             warnings.warn(
                 f"This format keeps none of the options {', '.join(f'`{name}`' for name in left_out)} of `compile()`. "

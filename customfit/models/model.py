@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from customfit import compat
 from customfit.compat import keras
 from customfit.models.mixin import CustomTrainMixin, ModelType
+from customfit.models.remat import in_blocks
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,6 +73,11 @@ ModelType.shared = CustomTrainModel
 class CustomTrainFunctional(CustomTrainModel, compat.functional_class()):  # type: ignore[misc]
     """What `CustomTrainModel(inputs, outputs)` returns."""
 
+    @in_blocks
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
+        """Runs the layers: `keras.Model.call`, in blocks if `compile(remat=)` asks for it."""
+        return super().call(inputs, training=training, mask=mask, **kwargs)
+
 
 ModelType.functional = CustomTrainFunctional
 
@@ -84,3 +90,8 @@ class CustomTrainSequential(keras.Sequential, CustomTrainModel):
 
     >>> model = CustomTrainSequential([keras.layers.Dense(10, activation="softmax")])
     """
+
+    @in_blocks
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
+        """Runs the layers: `keras.Sequential.call`, in blocks if `compile(remat=)` asks for it."""
+        return super().call(inputs, training=training, mask=mask, **kwargs)

@@ -5,6 +5,7 @@ import pytest
 
 from customfit import CustomTrainModel, NonFiniteError, TrainingSession, compat
 from customfit.compat import keras, tf
+from tests import test_remat
 from tests.parity import models
 from tests.parity.compare import assert_equal, compiled
 from tests.resume.cut import assert_resumes
@@ -395,3 +396,8 @@ def test_two_groups_of_one_kind_are_one_optimizer(strategy, how):
         weights.append(model.get_weights())
     for mine, its in zip(*weights):
         np.testing.assert_array_equal(mine, its)
+
+
+def test_blocks_that_are_computed_again_train_to_the_same_bits(strategy):
+    build = lambda cls: test_remat.chain(cls, [test_remat.NORM])
+    assert_equal(*(train(strategy, build, "custom_fit", options={"remat": remat}) for remat in (True, False)))
