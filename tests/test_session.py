@@ -11,6 +11,7 @@ from customfit import CustomTrainModel, EarlyStopping, TrainingSession
 from customfit.callbacks import LogEvery
 from customfit.compat import keras, tf
 from customfit.data import Block, SingleBatch
+from customfit.training.chief import Silenced
 from customfit.training.hooks import REFRESH_SECONDS, BatchHooks
 from tests.parity import models
 from tests.parity.compare import assert_equal
@@ -244,3 +245,19 @@ def test_history_is_the_model_s_too(model):
     assert model.history is history
     assert history.stop_reason is None
     assert np.isfinite(history.history["loss"]).all()
+
+
+def test_of_callbacks_only_those_of_a_library_are_silenced_on_other_workers():
+    class Theirs(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.verbose, self.writer = 1, self
+
+    class Stopping(keras.callbacks.EarlyStopping):
+        pass
+
+    theirs, stopping = Theirs(), Stopping(verbose=1)
+    silenced = Silenced([theirs, stopping])
+    assert (theirs.verbose, theirs.writer, stopping.verbose) == (1, theirs, 0)
+    silenced.close()
+    assert stopping.verbose == 1

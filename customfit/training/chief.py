@@ -15,6 +15,9 @@ _PATHS = {
     keras.callbacks.CSVLogger: "filename",
     keras.callbacks.TensorBoard: "log_dir",
 }
+# How callbacks of Keras and of this library are told to print and to send nothing.
+_SILENT = {"print_fn": str, "writer": None, "verbose": 0}
+_LIBRARIES = {name.partition(".")[0] for name in (__name__, keras.callbacks.ModelCheckpoint.__module__)}
 
 
 class Silenced:
@@ -33,7 +36,7 @@ class Silenced:
             for kind, name in _PATHS.items():
                 if isinstance(callback, kind):
                     self._set(callback, name, self._discarded(getattr(callback, name)))
-            for name, silent in (("print_fn", str), ("writer", None), ("verbose", 0)):
+            for name, silent in _SILENT.items() if _is_of_a_library(callback) else ():
                 if name in vars(callback):
                     self._set(callback, name, silent)
             if isinstance(callback, keras.callbacks.RemoteMonitor):
@@ -57,6 +60,12 @@ class Silenced:
             setattr(*self._before.pop())
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def _is_of_a_library(callback: keras.callbacks.Callback) -> bool:
+    """Whether a callback's class is of Keras or of this library, or inherits from one that is."""
+    kinds = [kind for kind in type(callback).__mro__ if kind not in (keras.callbacks.Callback, object)]
+    return any(kind.__module__.partition(".")[0] in _LIBRARIES for kind in kinds)
 
 
 def _nothing(*args: object) -> None:
