@@ -170,7 +170,9 @@ def test_the_model_is_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("add", "options"), [([NORM], {"jit_compile": True}), ([NORM, DROP], {"nonfinite": "skip"})], ids=str
+    ("add", "options"),
+    [([NORM], {"jit_compile": True}), ([NORM, DROP], {"nonfinite": "skip"})],
+    ids=["jit_compile", "nonfinite"],
 )
 def test_other_options_hold(add, options):
     build = lambda cls: chain(cls, add)
