@@ -1,0 +1,1 @@
+"""The tools around Keras, each with its real package and offline: `tox -m tools`. See docs/tools.md."""
