@@ -129,5 +129,3 @@ def test_scikeras_predicts_as_with_fit():
         )
         predicted[cls] = classifier.fit(X, Y).predict_proba(X)
     np.testing.assert_array_equal(predicted[Explicit], predicted[keras.Sequential])
-
-
