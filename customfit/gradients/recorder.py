@@ -9,8 +9,6 @@ from typing import Any
 
 from customfit.compat import tf
 
-ROWS = 1024
-
 
 class StepRecorder:
     """Writes the logs of each step, the batch's own loss and the learning rates into a buffer on the device.
@@ -26,7 +24,7 @@ class StepRecorder:
         variables: All state.
     """
 
-    def __init__(self, every: int, rows: int = ROWS):
+    def __init__(self, every: int, rows: int):
         self.every = every
         self.rows = rows
         self.names: list[str] = []
