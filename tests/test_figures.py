@@ -1,5 +1,7 @@
 """Figures hold what was trained. What they look like is looked at by hand."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -94,3 +96,40 @@ def test_a_plan_is_a_table_in_a_notebook():
     plan = Plan(None, 2, 10, 10, 0, 0, 4, 0, 4, None, ("a < b",))
     assert plan._repr_html_().startswith("<table><tr><th>epochs</th><td>2</td></tr>")
     assert "a &lt; b" in plan._repr_html_()
+
+
+def test_a_history_shows_itself_as_a_table_and_curves():
+    model = compiled(models.dense)
+    history = model.custom_fit(X, Y, epochs=12, verbose=0, validation_data=(X, Y), max_steps=23)
+    assert isinstance(history, keras.callbacks.History)
+    assert model.history is history
+    shown = history._repr_html_()
+    assert re.findall(r"<th>(.*?)</th>", shown) == ["epoch", *history.history]
+    rows = [re.findall(r"<td>(?:<b>)?([^<,]*)", row) for row in re.findall(r"<tr>(<td>.*?)</tr>", shown)]
+    assert rows[0] == ["1", *(f"{values[0]:.4g}" for values in history.history.values())]
+    assert len(rows) <= 11
+    best = int(np.argmin(history.history["val_loss"])) + 1
+    assert f"<b>{best}, the best</b>" in shown
+    panels = re.findall(r"<svg.*?</svg>", shown)
+    assert [panel.count("<polyline") for panel in panels] == [2, 2]  # loss and accuracy, each with validation
+    points = re.search(r'<polyline points="([^"]*)"', panels[0])[1].split()
+    assert len(points) == len(history.history["loss"])
+    heights = [float(point.split(",")[1]) for point in points]
+    assert np.argmin(heights) == np.argmax(history.history["loss"])  # y counts downwards
+    assert history.stop_reason in shown
+
+
+def test_a_history_with_a_nan_and_an_empty_one_are_shown():
+    assert "No epoch" in callbacks.History()._repr_html_()
+    history = callbacks.History()
+    history.history, history.epoch = {"loss": [float("nan"), 1.0]}, [0, 1]
+    assert "<b>2, the best</b>" in history._repr_html_()
+    history.history = {"loss": [float("nan"), float("inf")]}
+    assert "the best" not in history._repr_html_()
+
+
+def test_a_history_of_the_user_s_is_the_one_that_is_returned():
+    mine = keras.callbacks.History()
+    model = compiled(models.dense)
+    assert model.custom_fit(X, Y, epochs=2, verbose=0, callbacks=[mine]) is mine
+    assert len(mine.history["loss"]) == 2

@@ -28,7 +28,7 @@ ROOMS = {
     "execution": "compiled_step prediction outputs xla graph dispatch random_ops pace sharding captures snapshot "
     "replicas trainable",
     "callbacks": "averaged_weights unfreeze gradient_events gradient_health prediction_metrics step_history one_cycle "
-    "throughput log_every early_stopping printing figures monitoring",
+    "history throughput log_every early_stopping printing figures monitoring",
     "data": "make first datasets arrays shares iterators lengths iterables placement rows conversion stored weights "
     "source",
     "workers": "lost workers",

@@ -9,6 +9,7 @@ from customfit.callbacks.early_stopping import EarlyStopping, make_early_stoppin
 from customfit.callbacks.figures import Axes, new_axes, plot_confusion_matrix, plot_history
 from customfit.callbacks.gradient_events import GradientEvents
 from customfit.callbacks.gradient_health import GradientHealth
+from customfit.callbacks.history import History
 from customfit.callbacks.log_every import LogEvery
 from customfit.callbacks.monitoring import score_of
 from customfit.callbacks.one_cycle import OneCycle
@@ -24,6 +25,7 @@ __all__ = [
     "EarlyStopping",
     "GradientEvents",
     "GradientHealth",
+    "History",
     "LogEvery",
     "OneCycle",
     "PredictionMetrics",

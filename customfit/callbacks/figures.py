@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 else:
     Axes = object
 
-__all__ = ["Axes", "new_axes", "new_panels", "plot_confusion_matrix", "plot_history"]
+__all__ = [
+    "Axes",
+    "best_epoch",
+    "epochs_of",
+    "log_groups",
+    "new_axes",
+    "new_panels",
+    "plot_confusion_matrix",
+    "plot_history",
+    "validation_sets",
+]
 
 
 def new_axes(needed_by: str) -> Axes:
@@ -81,21 +91,20 @@ def plot_history(
     logs = history if isinstance(history, Mapping) else history.history
     if not any(map(len, logs.values())):
         raise ValueError("`history` must hold an epoch. Received: a history without one")
-    sets = _validation_sets(logs)
-    own = [name for name in logs if not any(name.startswith(f"{prefix}_") for prefix in sets)]
-    own.sort(key=lambda name: name != "loss")  # which comes first
+    sets, groups = validation_sets(logs), log_groups(logs)
+    own = list(groups)
     monitor = monitor or (f"{sets[0]}_loss" if sets else own[0])
     if monitor not in logs:
         raise ValueError(f"`monitor` must be one of {', '.join(logs)}. Received: monitor={monitor!r}")
     begin = 1 if isinstance(history, Mapping) else history.epoch[0] + 1
     epochs = np.arange(begin, begin + max(map(len, logs.values())))
-    best = _best_epoch(logs[monitor], monitor, epochs)
+    best = best_epoch(logs[monitor], monitor, epochs)
     panels = new_panels("plot_history", len(own))
     marker = "." if len(epochs) < 30 else ""
     for axes, name in zip(panels, own):
-        for label in [name, *(f"{prefix}_{name}" for prefix in sets)]:
-            if label in logs and np.ndim(logs[label]) == 1:
-                axes.plot(_places(logs[label], epochs), logs[label], marker=marker, label=label)
+        for label in groups[name]:
+            if np.ndim(logs[label]) == 1:
+                axes.plot(epochs_of(logs[label], epochs), logs[label], marker=marker, label=label)
         axes.axvline(best, color="black", linewidth=0.8, linestyle=":", label=f"best {monitor}: epoch {best}")
         axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -107,8 +116,12 @@ def plot_history(
     return panels
 
 
-def _validation_sets(logs: Mapping[str, Sequence[float]]) -> list[str]:
-    """Returns the prefixes under which a log stands once more for each validation set: those that all logs have."""
+def validation_sets(logs: Mapping[str, Sequence[float]]) -> list[str]:
+    """Returns the prefixes under which a log stands once more for each validation set: those that all logs have.
+
+    Args:
+        logs: The values of each log, by its name.
+    """
     prefixes = [name[: -len("_loss")] for name in logs if name.endswith("_loss")]
     return [prefix for prefix in prefixes if prefix == "val" or _repeats_all(prefix, logs)]
 
@@ -120,15 +133,39 @@ def _repeats_all(prefix: str, logs: Mapping[str, Sequence[float]]) -> bool:
     return is_named and all(name in logs for name in measured)
 
 
-def _places(values: Sequence[float], epochs: np.ndarray) -> np.ndarray:
-    """Returns the epochs of values: with `validation_freq=2` there is one for every second."""
+def log_groups(logs: Mapping[str, Sequence[float]]) -> dict[str, list[str]]:
+    """Returns the logs that belong together, by the first: `{"loss": ["loss", "val_loss"]}`. The loss comes first.
+
+    Args:
+        logs: The values of each log, by its name.
+    """
+    sets = validation_sets(logs)
+    own = [name for name in logs if not any(name.startswith(f"{prefix}_") for prefix in sets)]
+    own.sort(key=lambda name: name != "loss")
+    return {name: [name, *(f"{prefix}_{name}" for prefix in sets if f"{prefix}_{name}" in logs)] for name in own}
+
+
+def epochs_of(values: Sequence[float], epochs: np.ndarray) -> np.ndarray:
+    """Returns the epochs of values: with `validation_freq=2` there is one for every second.
+
+    Args:
+        values: The values of a log.
+        epochs: All epochs.
+    """
     every = max(1, len(epochs) // len(values))
     return epochs[every - 1 :: every][: len(values)]
 
 
-def _best_epoch(values: Sequence[float], monitor: str, epochs: np.ndarray) -> int:
+def best_epoch(values: Sequence[float], monitor: str, epochs: np.ndarray) -> int:
+    """Returns the epoch with the best value.
+
+    Args:
+        values: The values of a log.
+        monitor: Its name, which says which direction is better.
+        epochs: All epochs.
+    """
     find = np.nanargmax if direction_of(monitor) == "max" else np.nanargmin
-    return int(_places(values, epochs)[find(values)])
+    return int(epochs_of(values, epochs)[find(values)])
 
 
 def plot_confusion_matrix(

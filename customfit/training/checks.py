@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from customfit import compat
-from customfit.callbacks import AveragedWeights, EarlyStopping, LogEvery, unknown_monitor
+from customfit.callbacks import AveragedWeights, EarlyStopping, History, LogEvery, unknown_monitor
 from customfit.compat import keras, tf
 from customfit.data import Source
 from customfit.execution import StepName, compiled_steps
@@ -208,5 +208,7 @@ def _check_shape(loss: str, targets: list[int | None], output: tuple[int | None,
 def _may_add_logs(callback: keras.callbacks.Callback) -> bool:
     """Whether a callback may add to an epoch's logs: of Keras's, `ADD_LOGS` and those with a hook bound to them."""
     name = type(callback).__name__
-    is_known = type(callback) in (EarlyStopping, LogEvery) or getattr(keras.callbacks, name, None) is type(callback)
+    is_known = type(callback) in (EarlyStopping, History, LogEvery) or getattr(keras.callbacks, name, None) is type(
+        callback
+    )
     return not is_known or name in ADD_LOGS or "on_epoch_end" in vars(callback)

@@ -14,7 +14,7 @@ from typing import Any, Callable, Union
 
 from customfit import compat
 from customfit.arguments import listed
-from customfit.callbacks import LogEvery, StepHistory, Throughput
+from customfit.callbacks import History, LogEvery, StepHistory, Throughput
 from customfit.compat import keras
 from customfit.data import Block
 from customfit.execution import Logs, Pace
@@ -204,18 +204,20 @@ def make_callback_list(
         epochs: The epoch at which training ends.
         steps: Steps in an epoch, or `None` if that is not known.
     """
-    check_callbacks(callback_objects(callbacks))
+    given = callback_objects(callbacks)
+    check_callbacks(given)
+    has_history = any(isinstance(callback, keras.callbacks.History) for callback in given)
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        if not any(isinstance(callback, keras.callbacks.History) for callback in callbacks.callbacks):
-            own = [*own, keras.callbacks.History()]
+        if not has_history:
+            own = [*own, History()]
         for callback in own:
             callback.set_params(callbacks.params)
             callback.set_model(model)
             callbacks.callbacks.append(callback)
         return callbacks
     return keras.callbacks.CallbackList(
-        [*listed(callbacks), *own],
-        add_history=True,
+        [*listed(callbacks), *own, *([] if has_history else [History()])],
+        add_history=True,  # which finds the one that is there
         add_progbar=verbose != 0,
         model=model,
         verbose=verbose,
