@@ -32,6 +32,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"customfit {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_sidebars = {page: [] for page in ("index", "start", "learn")}  # which have no pages below them
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
@@ -94,6 +95,7 @@ sphinx_gallery_conf = {
     "reset_argv": "gallery_options.arguments_of",
     "reset_modules": ("gallery_options.as_before",),
     "abort_on_example_error": True,
+    "default_thumb_file": str(DOCS / "images" / "printed.png"),
     "download_all_examples": False,
     "show_signature": False,
     "write_computation_times": False,

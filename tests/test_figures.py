@@ -133,3 +133,18 @@ def test_a_history_of_the_user_s_is_the_one_that_is_returned():
     model = compiled(models.dense)
     assert model.custom_fit(X, Y, epochs=2, verbose=0, callbacks=[mine]) is mine
     assert len(mine.history["loss"]) == 2
+
+
+def test_logs_of_validation_alone_have_a_panel_and_named_sets_stand_together():
+    logs = {name: [1.0, 2.0] for name in ("accuracy", "loss", "val_a_loss", "val_a_accuracy", "val_a_f1")}
+    logs.update({name: [1.0, 2.0] for name in ("val_b_loss", "val_b_accuracy", "val_b_f1", "val_b_out_loss")})
+    drawn = {axes.get_ylabel(): list(lines(axes)) for axes in callbacks.plot_history(logs)}
+    assert drawn == {
+        "loss": ["loss", "val_a_loss", "val_b_loss"],
+        "accuracy": ["accuracy", "val_a_accuracy", "val_b_accuracy"],
+        "f1": ["val_a_f1", "val_b_f1"],
+        "out_loss": ["val_b_out_loss"],
+    }
+    single = {name: [1.0, 2.0] for name in ("loss", "val_loss", "val_f1", "out_loss", "val_out_loss")}
+    drawn = {axes.get_ylabel(): list(lines(axes)) for axes in callbacks.plot_history(single)}
+    assert drawn == {"loss": ["loss", "val_loss"], "f1": ["val_f1"], "out_loss": ["out_loss", "val_out_loss"]}

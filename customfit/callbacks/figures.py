@@ -123,14 +123,23 @@ def validation_sets(logs: Mapping[str, Sequence[float]]) -> list[str]:
         logs: The values of each log, by its name.
     """
     prefixes = [name[: -len("_loss")] for name in logs if name.endswith("_loss")]
-    return [prefix for prefix in prefixes if prefix == "val" or _repeats_all(prefix, logs)]
+    return [
+        prefix
+        for prefix in prefixes
+        if prefix == "val" or _is_named_set(prefix, prefixes) or _repeats_all(prefix, logs)
+    ]
+
+
+def _is_named_set(prefix: str, prefixes: Sequence[str]) -> bool:
+    """Whether it is a set of `validation_data={"name": ...}`: the losses of outputs stand beside a "val_loss"."""
+    is_output_of_set = any(prefix.startswith(f"{other}_") for other in prefixes if other.startswith("val_"))
+    return prefix.startswith("val_") and "val" not in prefixes and not is_output_of_set
 
 
 def _repeats_all(prefix: str, logs: Mapping[str, Sequence[float]]) -> bool:
+    """Whether logs of training stand once more with this prefix, such as "averaged"; those of an output do not."""
     measured = [name[len(prefix) + 1 :] for name in logs if name.startswith(f"{prefix}_")]
-    # The losses of several outputs are called alike: "val_a_loss", beside a "val_loss".
-    is_named = len(measured) > 1 or (prefix.startswith("val_") and "val_loss" not in logs)
-    return is_named and all(name in logs for name in measured)
+    return not prefix.startswith("val_") and len(measured) > 1 and all(name in logs for name in measured)
 
 
 def log_groups(logs: Mapping[str, Sequence[float]]) -> dict[str, list[str]]:
@@ -139,10 +148,13 @@ def log_groups(logs: Mapping[str, Sequence[float]]) -> dict[str, list[str]]:
     Args:
         logs: The values of each log, by its name.
     """
-    sets = validation_sets(logs)
-    own = [name for name in logs if not any(name.startswith(f"{prefix}_") for prefix in sets)]
-    own.sort(key=lambda name: name != "loss")
-    return {name: [name, *(f"{prefix}_{name}" for prefix in sets if f"{prefix}_{name}" in logs)] for name in own}
+    groups: dict[str, list[str]] = {}
+    for label in logs:
+        prefix = next((f"{prefix}_" for prefix in validation_sets(logs) if label.startswith(f"{prefix}_")), "")
+        groups.setdefault(label[len(prefix) :], []).append(label)
+    for name, group in groups.items():
+        group.sort(key=lambda label: label != name)  # that of training, if it has one
+    return dict(sorted(groups.items(), key=lambda item: item[0] != "loss"))
 
 
 def epochs_of(values: Sequence[float], epochs: np.ndarray) -> np.ndarray:
@@ -197,7 +209,9 @@ def plot_confusion_matrix(
     names = list(map(str, range(len(counts)))) if labels is None else list(labels)
     if len(names) != len(counts):
         raise ValueError(f"`labels` must name {len(counts)} classes. Received: labels={labels!r}")
-    axes = new_axes("plot_confusion_matrix") if axes is None else axes
+    if axes is None:
+        axes = new_axes("plot_confusion_matrix")
+        axes.figure.set_size_inches(5.5, 4.5)  # about a square, and the colour bar
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
     for (row, column), count in np.ndenumerate(counts):
