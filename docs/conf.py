@@ -53,7 +53,6 @@ nb_execution_cache_path = str(DOCS / "_build" / "notebooks")
 nb_execution_in_temp = True
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
-nb_merge_streams = True
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
@@ -62,6 +61,7 @@ copybutton_prompt_is_regexp = True
 autosummary_generate = True
 autosummary_ignore_module_all = False
 templates_path = ["_templates"]
+toc_object_entries_show_parents = "hide"
 autodoc_typehints = "none"  # the docstrings say in words what is taken
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # Keras documents its hooks
