@@ -1,11 +1,16 @@
 """What a training run costs: the plan's numbers are those that one counts by hand."""
 
+import os
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from customfit import CustomTrainModel, CustomTrainSequential
 from customfit.callbacks import Throughput
 from customfit.compat import keras, tf
+from tests import processes
 from tests.parity import models
 from tests.parity.compare import compiled
 
@@ -84,3 +89,21 @@ def test_throughput_says_the_share_of_the_peak():
     measured = Throughput(said.append, step_flops=1)
     model.custom_fit(X, Y, verbose=0, callbacks=[measured])
     assert 0 < measured.results["peak_share"] < 1
+
+
+def test_a_plan_says_nothing_but_what_it_returns():
+    """TensorFlow's profiler warns of its own code, in the first call of a process."""
+    code = """
+import tensorflow as tf
+from customfit import CustomTrainSequential
+model = CustomTrainSequential([tf.keras.Input((8,)), tf.keras.layers.Dense(3)])
+model.compile("sgd", "mse")
+level = tf.get_logger().level
+assert model.plan_fit(tf.zeros((32, 8)), tf.zeros((32, 3))).step_flops > 0
+assert tf.get_logger().level == level
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    result = processes.run([sys.executable, "-c", code], env=environment, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+    assert "deprecated" not in result.stderr

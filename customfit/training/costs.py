@@ -75,7 +75,13 @@ def _with_rows(leaf: Any, batch_size: int | None) -> Any:
 def _flops(graph: tf.Graph) -> int:
     options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
     options["output"] = "none"
-    found = tf.compat.v1.profiler.profile(graph, options=options)
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")  # its own code is deprecated, and TensorFlow says so
+    try:
+        found = tf.compat.v1.profiler.profile(graph, options=options)
+    finally:
+        logger.setLevel(level)
     return int(found.total_float_ops)
 
 
