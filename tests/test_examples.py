@@ -1,5 +1,6 @@
 """Each example runs offline and does what it says; their exit codes tell."""
 
+import ast
 import os
 import re
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import customfit
+from customfit import compat
 from tests import processes
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -18,9 +21,30 @@ def test_example(example, tmp_path):
     for package in ("gymnasium", "matplotlib", "sklearn"):
         if re.search(rf"^ *(import|from) {package}\b", example.read_text(), re.MULTILINE):
             pytest.importorskip(package)
+    if example.stem == "two_workers" and compat.IS_KERAS_3 and compat.KERAS_VERSION < (3, 8):
+        pytest.skip("several workers need Keras 2, or 3.8 and newer: the example says so")
     environment = {**os.environ, "PYTHONPATH": os.fspath(EXAMPLES.parent)}
     command = [sys.executable, os.fspath(example)]
     result = processes.run(command, cwd=tmp_path, env=environment, timeout=600)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     if example.stem == "quickstart":
         assert (tmp_path / "history.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_opens_for_the_gallery(example):
+    """With a title in rST, how to run it, and what to see; it is in the gallery's order, and uses public names only."""
+    text = example.read_text()
+    title, underline, *rest = (ast.get_docstring(ast.parse(text)) or "").splitlines()
+    assert re.fullmatch("=+", underline)
+    assert len(underline) >= len(title)
+    opening = "\n".join(rest)
+    assert f"Run it with ``python {example.name}" in opening
+    if '"--output"' in text and example.stem != "quickstart":
+        assert "--output" in opening
+    assert example.stem in (EXAMPLES.parent / "docs" / "gallery_options.py").read_text()
+    imported = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    for node in imported:
+        if (node.module or "").startswith("customfit"):
+            assert node.module == "customfit"
+            assert {alias.name for alias in node.names} <= set(customfit.__all__)
