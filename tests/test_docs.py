@@ -57,7 +57,7 @@ def assumed():
 def pages():
     for page in PAGES:
         if list(blocks(page)):
-            marks = [] if page.name in QUICK else [pytest.mark.slow]
+            marks = [] if page.name in QUICK else [pytest.mark.slow, pytest.mark.site]
             yield pytest.param(page, marks=marks, id=str(page.relative_to(ROOT)))
 
 

@@ -15,8 +15,17 @@ from tests import processes
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+# What shows most of the library; the others are run with the site, whose gallery they make.
+FIRST = ("quickstart", "fit_or_custom_fit", "tutorial", "resume", "own_loop", "gan", "sam")
+
+
+def examples():
+    for path in sorted(EXAMPLES.glob("*.py")):
+        marks = [pytest.mark.slow] if path.stem in FIRST else [pytest.mark.slow, pytest.mark.site]
+        yield pytest.param(path, marks=marks, id=path.stem)
+
+
+@pytest.mark.parametrize("example", examples())
 def test_example(example, tmp_path):
     for package in ("gymnasium", "matplotlib", "sklearn"):
         if re.search(rf"^ *(import|from) {package}\b", example.read_text(), re.MULTILINE):
