@@ -262,7 +262,7 @@ class GradientPipeline:
         if not update.is_plain and not compat.divides_loss_by_replicas():
             raise NotImplementedError(
                 "On several replicas, clipping and the other options for gradients need Keras 3.8 or newer: older "
-                "releases of Keras 3 sum the losses of replicas without dividing them by their number. Received: "
+                "releases of Keras 3 do not average gradients over replicas. Received: "
                 f"{strategy.num_replicas_in_sync} replicas."
             )
 
