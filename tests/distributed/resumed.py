@@ -142,7 +142,7 @@ def main(folder, how="", epochs="3"):
         [float(np.sum(each)) for each in model.optimizer.variables] if not callable(model.optimizer.variables) else []
     )
     found = {"history": history.history, "weights": weights, "optimizer": variables, "why": history.stop_reason}
-    print(json.dumps({**found, "steps": callbacks[0].steps if "files" not in told else 0}))
+    print(json.dumps({**found, "steps": callbacks[0].steps if "files" not in told else 0}, default=float))
 
 
 if __name__ == "__main__":
