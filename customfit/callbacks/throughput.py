@@ -33,7 +33,8 @@ class Throughput(keras.callbacks.Callback):
 
     The time spent waiting for data is measured inside the graph, around each read. On a GPU it is the host that waits,
     while the device may still be busy with earlier steps. Under `fit()`, reading a batch cannot be told apart from its
-    step, so only steps per second are known.
+    step, so only steps per second are known. Under `customfit.set_seed`, or TensorFlow's `enable_op_determinism`, an
+    operation must not read the clock: reading a batch cannot be told apart from its step there either.
 
     Args:
         print_fn: Prints the line. Defaults to `print`.
@@ -132,9 +133,9 @@ class Throughput(keras.callbacks.Callback):
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         seconds = max(self._clock() - self._begin, 1e-9)
         meter = self._meter
-        reading = 0.0 if meter is None else float(meter.seconds)
+        reading = 0.0 if meter is None or meter.seconds is None else float(meter.seconds)
         step = (self._stepping - reading) / seconds
-        data = None if meter is None else (self._waiting + reading) / seconds
+        data = None if meter is None or meter.seconds is None else (self._waiting + reading) / seconds
         validation = self._validating / seconds
         training = max(self._stepping + self._waiting, 1e-9)
         self.results = {
@@ -172,22 +173,37 @@ def _line(results: ThroughputResults) -> str:
     if "peak_share" in results:
         rates += f", {results['flops_per_second'] / 1e9:,.3g} GFLOP/s ({results['peak_share']:.0%} of the peak)"
     shares = f"{results['callbacks']:.0%} callbacks, {results['validation']:.0%} validation"
-    if samples is None or data is None:
+    if samples is not None:
+        rates = f"{samples:,.0f} samples/s, {rates}"
+    if data is None:
         return f"Throughput: {rates}. {results['step']:.0%} step, {shares}."
     bottleneck = "input pipeline" if data > results["step"] else "step"
     return (
-        f"Throughput: {samples:,.0f} samples/s, {rates}. {results['step']:.0%} step, {data:.0%} waiting for data, "
+        f"Throughput: {rates}. {results['step']:.0%} step, {data:.0%} waiting for data, "
         f"{shares}. The bottleneck is the {bottleneck}."
     )
 
 
 class _Meter:
-    """Counts, in the graph, the rows that were read and the seconds that this took."""
+    """Counts, in the graph, the rows that were read and the seconds that this took.
+
+    Attributes:
+        seconds: The seconds, or `None` where operations must not read the clock.
+        rows: The rows.
+    """
 
     def __init__(self) -> None:
         with tf.device("cpu:0"):
-            self.seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+            self.seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False) if _can_read_the_clock() else None
             self.rows = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+
+def _can_read_the_clock() -> bool:
+    try:
+        tf.timestamp()
+    except tf.errors.FailedPreconditionError:  # there is no public function that tells whether determinism is enabled
+        return False
+    return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,10 +248,14 @@ class MeteredFetch(Fetch):
         return self.fetch.element_spec(feed)
 
     def _timed(self, read: Callable[[], Result], rows: Callable[[Result], tf.Tensor]) -> Result:
+        data = read() if self.meter.seconds is None else self._in_seconds(self.meter.seconds, read)
+        self.meter.rows.assign_add(rows(data))
+        return data
+
+    def _in_seconds(self, seconds: tf.Variable, read: Callable[[], Result]) -> Result:
         begin = tf.timestamp()
         with tf.control_dependencies([begin]):
             data = read()
         with tf.control_dependencies(tf.nest.flatten(data, expand_composites=True)):
-            self.meter.seconds.assign_add(tf.timestamp() - begin)
-        self.meter.rows.assign_add(rows(data))
+            seconds.assign_add(tf.timestamp() - begin)
         return data
