@@ -200,8 +200,15 @@ SCENARIOS = [
 ]
 
 
+def three_replicas():
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 3
+    )
+    return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(3)])
+
+
 def main(*names):
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    strategy = three_replicas() if "three_replicas" in names else tf.distribute.MultiWorkerMirroredStrategy()
     found = {}
     for scenario in SCENARIOS:
         if not names or scenario.__name__ in names:

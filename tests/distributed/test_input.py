@@ -148,24 +148,16 @@ def evaluated(strategy):
 # ------------------------------------------------------------------------------------------------------ three workers
 
 
-def three_shares(files, sizes):
-    """Batches of three workers' shares, one behind the other in each step. Each file has 37 rows."""
-    rows = [np.concatenate([np.arange(37 * file, 37 * (file + 1)) for file in share]) for share in files]
-    steps = max(-(-len(mine) // size) for mine, size in zip(rows, sizes))
-    batches = [np.concatenate([mine[i * n : (i + 1) * n] for mine, n in zip(rows, sizes)]) for i in range(steps)]
-    spec = (tf.TensorSpec([None, 8], X.dtype), tf.TensorSpec([None], Y.dtype))
-    return tf.data.Dataset.from_generator(lambda: ((X[each], Y[each]) for each in batches), output_signature=spec)
-
-
 @slow
-def test_three_workers(one_device):
+def test_three_workers():
     """Batches that cannot be split evenly, fewer rows than workers, and four files for three of them."""
-    names = ["shuffled_arrays", "few_rows", "single_rows", "plain_dataset", "by_file"]
-    found = job.results("tests.distributed.inputs", *names, workers=3)
-    for name in names[:-1]:
-        assert_same(found[0][name], getattr(inputs, name)(one_device))
+    names = ["shuffled_arrays", "few_rows", "single_rows", "plain_dataset"]
+    found = job.results("tests.distributed.inputs", *names, "by_file", workers=3)
+    (expected,) = job.results("tests.distributed.inputs", *names, "three_replicas", workers=1)
+    for name in names:
+        assert_same(found[0][name], expected[name])
+        assert found[0][name] == found[1][name] == found[2][name]
     assert [each["by_file"]["read"] for each in found] == [74, 37, 37]
-    assert_same(found[0]["by_file"], train(one_device, three_shares([(0, 3), (1,), (2,)], [6, 5, 5]), epochs=1))
 
 
 # ------------------------------------------------------------------------------------------------------- one process
