@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from customfit import CustomTrainModel
+from customfit import CustomTrainModel, CustomTrainSequential
 from customfit.compat import keras, tf
 from tests.parity import models
 
@@ -28,6 +28,10 @@ def counting(base=CustomTrainModel):
             return super().test_step(data)
 
     return Counting
+
+
+def sequential():
+    return CustomTrainSequential([keras.Input((8,)), keras.layers.Dense(3, activation="softmax")])
 
 
 def train(cls, how, arguments, **options):
@@ -72,7 +76,8 @@ def test_no_variable_is_left_to_make_in_the_first_step_so_that_one_trace_is_enou
 
 
 @pytest.mark.skipif(not hasattr(keras, "ops"), reason="an optimizer of Keras 2 makes its variables in its first step")
-def test_the_metrics_are_made_before_the_first_step_so_that_one_trace_is_enough():
+@pytest.mark.parametrize("build", [models.dense, lambda cls: sequential()], ids=["functional", "sequential"])
+def test_the_metrics_are_made_before_the_first_step_so_that_one_trace_is_enough(build):
     traces = []
 
     def loss(y, y_pred):
@@ -80,7 +85,7 @@ def test_the_metrics_are_made_before_the_first_step_so_that_one_trace_is_enough(
         return keras.losses.sparse_categorical_crossentropy(y, y_pred)
 
     keras.utils.set_random_seed(0)
-    model = models.dense(CustomTrainModel)
+    model = build(CustomTrainModel)
     model.compile(keras.optimizers.SGD(), loss, metrics=["accuracy"])
     model.custom_fit(X, Y, verbose=0)
     assert len(traces) == 1

@@ -156,12 +156,13 @@ def build_metrics(model: keras.Model, spec: Tensors) -> None:
         spec: The specs of a batch.
     """
     metrics: Any = getattr(model, "_compile_metrics", None)
-    if metrics is None or metrics.built or not has_all_weights(model) or tf.nest.is_nested(model.output):
+    outputs = tf.nest.flatten(getattr(model, "outputs", [])) if has_all_weights(model) else []
+    if metrics is None or metrics.built or len(outputs) != 1:
         return
     _, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
     if isinstance(y, tf.TensorSpec):
         with model.distribute_strategy.scope():
-            metrics.build(y_true=y, y_pred=tf.TensorSpec(model.output.shape, model.output.dtype))
+            metrics.build(y_true=y, y_pred=tf.TensorSpec(outputs[0].shape, outputs[0].dtype))
 
 
 def build_on_replicas(model: keras.Model, spec: Tensors) -> None:
