@@ -21,6 +21,14 @@ index = task["task"]["index"]
 """
 
 
+@pytest.fixture(autouse=True)
+def _sigint_is_not_ignored():
+    """A shell has what it runs in the background ignore SIGINT, and so would all that the tests start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def launch(tmp_path):
     """Runs the launcher on a script: `launch(body, "--workers", "2", args=[...])`."""
