@@ -43,6 +43,7 @@ PARTS = {
     "scaling": scaling,
 }
 QUICK_WORKLOADS = ("mlp",)
+QUICK_PARTS = ("speed", "bounds", "single_steps", "first_epoch", "evaluation", "prediction")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -70,14 +71,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     ):
         parser.add_argument(option, type=some_of(list(names)), metavar="A,B", help=f"some of {', '.join(names)}")
     parser.add_argument("--rounds", type=int, help="turns of each contender (5; with --quick 2)")
-    parser.add_argument("--quick", action="store_true", help="one workload, few steps: whether all of it runs")
+    parser.add_argument("--quick", action="store_true", help="one workload, few steps, the parts that measure speed")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder to save into")
     parsed = parser.parse_args(arguments)
     if parsed.rounds is not None and parsed.rounds < 1:
         parser.error(f"--rounds must be a positive integer. Received: {parsed.rounds}")
     parsed.rounds = parsed.rounds or (2 if parsed.quick else 5)
     parsed.workloads = parsed.workloads or list(QUICK_WORKLOADS if parsed.quick else WORKLOADS)
-    parsed.parts = parsed.parts or list(PARTS)
+    parsed.parts = parsed.parts or list(QUICK_PARTS if parsed.quick else PARTS)
     parsed.contenders = parsed.contenders or list(CONTENDERS)
     if not jax_can_run():
         left_out = [name for name in parsed.contenders if CONTENDERS[name].on_jax]
