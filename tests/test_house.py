@@ -38,7 +38,7 @@ ROOMS = {
     "every": "",
     "tracebacks": "",
     "arguments": "",
-    "compat": "errors fit callbacks data randomness steps optimizers updates captures models graphs devices types "
+    "compat": "errors fit callbacks data randomness steps optimizers updates captures graphs models devices types "
     "versions",
     "_version": "",
 }

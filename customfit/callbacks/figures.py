@@ -149,8 +149,9 @@ def log_groups(logs: Mapping[str, Sequence[float]]) -> dict[str, list[str]]:
         logs: The values of each log, by its name.
     """
     groups: dict[str, list[str]] = {}
+    sets = validation_sets(logs)
     for label in logs:
-        prefix = next((f"{prefix}_" for prefix in validation_sets(logs) if label.startswith(f"{prefix}_")), "")
+        prefix = next((f"{prefix}_" for prefix in sets if label.startswith(f"{prefix}_")), "")
         groups.setdefault(label[len(prefix) :], []).append(label)
     for name, group in groups.items():
         group.sort(key=lambda label: label != name)  # that of training, if it has one

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
+from customfit.compat.models import LayerCall, producing_call
 from customfit.compat.versions import IS_KERAS_3, keras, tf
-
-
-class LayerCall(NamedTuple):
-    """A call of a layer in a functional model.
-
-    Attributes:
-        layer: The layer, or in Keras 3 any operation.
-        inputs: The symbolic tensors that it was called on.
-        outputs: The symbolic tensors that it returned.
-    """
-
-    layer: keras.layers.Layer
-    inputs: list[keras.KerasTensor]
-    outputs: list[keras.KerasTensor]
 
 
 def layer_calls(model: keras.Model) -> list[LayerCall]:
@@ -27,21 +14,19 @@ def layer_calls(model: keras.Model) -> list[LayerCall]:
     Args:
         model: A functional or Sequential model that is built. Its `Input`s are calls without inputs.
     """
-    calls: dict[tuple[int, int], LayerCall | None] = {}
+    calls: dict[int, LayerCall | None] = {}  # by their first output
     left = [(tensor, False) for tensor in reversed(model.outputs)]
     while left:  # depth first, without recursion: models may be deeper than Python's stack
         tensor, inputs_are_done = left.pop()
-        layer, index, _ = tensor._keras_history
-        key = (id(layer), index)
-        node = layer._inbound_nodes[index]
-        inputs = list(node.keras_inputs if hasattr(node, "keras_inputs") else node.input_tensors)
+        call = producing_call(tensor)
+        key = id(call.outputs[0])
         if inputs_are_done and calls[key] is None:
             del calls[key]  # so that the dict has them in the order in which they are done
-            calls[key] = LayerCall(layer, inputs, tf.nest.flatten(node.output_tensors))
+            calls[key] = call
         elif not inputs_are_done and key not in calls:
             calls[key] = None
             left.append((tensor, True))
-            left += [(each, False) for each in reversed(inputs)]
+            left += [(each, False) for each in reversed(call.inputs)]
     return [call for call in calls.values() if call is not None]
 
 

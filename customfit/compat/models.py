@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from customfit.compat.versions import IS_KERAS_3, keras, module_beside_model, tf
 
@@ -31,6 +31,11 @@ def has_all_weights(model: keras.Model) -> bool:
     return isinstance(model, (functional_class(), keras.Sequential)) and model.built
 
 
+def known_outputs(model: keras.Model) -> list[keras.KerasTensor]:
+    """Returns the symbolic outputs of a model that is made of layers and has been built; of any other, none."""
+    return tf.nest.flatten(getattr(model, "outputs", [])) if has_all_weights(model) else []
+
+
 def is_functional_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether `keras.Model(*args, **kwargs)` asks for a functional model, by the rule that Keras documents."""
     return len(args) == 2 or ("outputs" in kwargs and (len(args) == 1 or "inputs" in kwargs))
@@ -38,9 +43,30 @@ def is_functional_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
 
 def producing_layer(tensor: keras.KerasTensor) -> tuple[keras.layers.Layer, list[Any]]:
     """Returns the layer that made a symbolic tensor, and the symbolic tensors on which the layer was called."""
+    call = producing_call(tensor)
+    return call.layer, call.inputs
+
+
+class LayerCall(NamedTuple):
+    """A call of a layer in a functional model.
+
+    Attributes:
+        layer: The layer, or in Keras 3 any operation.
+        inputs: The symbolic tensors that it was called on.
+        outputs: The symbolic tensors that it returned.
+    """
+
+    layer: keras.layers.Layer
+    inputs: list[keras.KerasTensor]
+    outputs: list[keras.KerasTensor]
+
+
+def producing_call(tensor: keras.KerasTensor) -> LayerCall:
+    """Returns the call of a layer that made a symbolic tensor."""
     layer, node_index, _ = tensor._keras_history
     node = layer._inbound_nodes[node_index]
-    return layer, list(node.keras_inputs if hasattr(node, "keras_inputs") else node.input_tensors)
+    inputs = list(node.keras_inputs if hasattr(node, "keras_inputs") else node.input_tensors)
+    return LayerCall(layer, inputs, tf.nest.flatten(node.output_tensors))
 
 
 def register_keras_serializable(cls: Class) -> Class:

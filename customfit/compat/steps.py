@@ -12,7 +12,7 @@ import importlib
 import inspect
 from typing import Any, Callable, TypeVar
 
-from customfit.compat.models import has_all_weights, tf_variable, variables_in
+from customfit.compat.models import known_outputs, tf_variable, variables_in
 from customfit.compat.versions import IS_KERAS_3, KERAS_VERSION, keras, tf
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -156,7 +156,7 @@ def build_metrics(model: keras.Model, spec: Tensors) -> None:
         spec: The specs of a batch.
     """
     metrics: Any = getattr(model, "_compile_metrics", None)
-    outputs = tf.nest.flatten(getattr(model, "outputs", [])) if has_all_weights(model) else []
+    outputs = known_outputs(model)
     if metrics is None or metrics.built or len(outputs) != 1:
         return
     _, y, _ = keras.utils.unpack_x_y_sample_weight(spec)

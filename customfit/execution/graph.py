@@ -116,7 +116,7 @@ class LoopStep:
         return pack(self._structure, carried)
 
 
-def run_steps(step: LoopBody, fetch: Fetch, feed: Feed, first: tf.Tensor, end: tf.Tensor) -> Any:
+def run_steps(step: LoopBody, fetch: Callable[..., Batch], feed: Feed, first: tf.Tensor, end: tf.Tensor) -> Any:
     """Runs a step on some batches of a feed that has them, in a graph.
 
     Args:
@@ -129,7 +129,9 @@ def run_steps(step: LoopBody, fetch: Fetch, feed: Feed, first: tf.Tensor, end: t
     Returns:
         What `step.finish` returns.
     """
-    carried, shapes = step.initial(lambda: tf.function(fetch).get_concrete_function(feed, first).structured_outputs)
+    carried, shapes = step.initial(
+        lambda: tf.function(fetch, autograph=False).get_concrete_function(feed, first).structured_outputs
+    )
     _, carried = tf.while_loop(
         lambda index, _: index < end,
         lambda index, carried: (index + 1, step(fetch(feed, index), index - first, carried)),

@@ -92,24 +92,14 @@ class XlaBlocks:
     def _program(self, size: Sizes, spec: BatchSpec) -> Callable:
         """Returns the function of a block whose batches have `size[i]` rows in their leaf `i`."""
 
-        def program(rows, count):
-            def batch(index):
-                leaves = (
-                    tf.slice(leaf, [index * each] + [0] * (len(leaf.shape) - 1), [each, *leaf.shape[1:]])
-                    for leaf, each in zip(rows, size)
-                )
-                return map_leaves(lambda _: next(leaves), spec)
-
-            carried, _ = self._step.initial(lambda: batch(0))
-            _, carried = tf.while_loop(
-                lambda index, _: index < count,
-                lambda index, carried: (index + 1, self._step(batch(index), index, carried)),
-                (tf.constant(0), carried),
-                parallel_iterations=1,
+        def batch(rows, index):
+            leaves = (
+                tf.slice(leaf, [index * each] + [0] * (len(leaf.shape) - 1), [each, *leaf.shape[1:]])
+                for leaf, each in zip(rows, size)
             )
-            return self._step.finish(carried)
+            return map_leaves(lambda _: next(leaves), spec)
 
-        return program
+        return lambda rows, count: run_steps(self._step, batch, rows, tf.constant(0), count)
 
     def _call(self, key: Any, function: Callable, *args: Any) -> Logs:
         known = key in self._functions

@@ -180,7 +180,7 @@ def _keras_name(loss: Any) -> str | None:
 
 def _only_output_shape(model: keras.Model) -> tuple[int | None, ...] | None:
     """Returns the shape of the output of a functional or Sequential model that has one, or `None`."""
-    outputs = tf.nest.flatten(model.outputs) if compat.has_all_weights(model) else []
+    outputs = compat.known_outputs(model)
     return tuple(outputs[0].shape) if len(outputs) == 1 and len(outputs[0].shape) > 1 else None
 
 
