@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -17,6 +18,7 @@ from benchmarks.tasks import Task
 
 BATCH_SIZE = 64  # of all replicas
 BLOCK = 100  # steps of the hand-written loop, and of the exchange of gradients alone, in one graph call
+LARGE = 4_000_000  # numbers in the gradients of a large model: 16 MB
 TIMEOUT_S = 600
 
 
@@ -117,25 +119,25 @@ def share_of(task: Task) -> Callable[[Any], Any]:
     return share
 
 
-def exchange(task: Task, keras: Any, strategy: Any) -> Callable[[], Any]:
-    """The sums of gradients over the replicas, and nothing else."""
+def exchange(strategy: Any, shapes: list, steps: int) -> Callable[[], Any]:
+    """The sums of gradients of these shapes over the replicas, and nothing else: as many steps in one graph call."""
     import tensorflow as tf
 
-    sizes = [tuple(variable.shape) for variable in task.model(keras, keras.Model).trainable_variables]
+    gradients = [tf.ones(shape) for shape in shapes]
 
-    def step() -> Any:
-        gradients = [tf.random.uniform(size) for size in sizes]
-        sums = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    def step(number: Any) -> Any:
+        others = [gradient + number for gradient in gradients]  # else the loop could sum them once
+        sums = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, others)
         return tf.add_n([tf.reduce_sum(each) for each in sums])
 
     @tf.function
     def block() -> Any:
         total = tf.constant(0.0)
-        for _ in tf.range(BLOCK):
-            total += strategy.experimental_local_results(strategy.run(step))[0]
+        for number in tf.range(float(steps)):
+            total += strategy.experimental_local_results(strategy.run(step, args=(number,)))[0]
         return total
 
-    return lambda: [block() for _ in range(task.steps // BLOCK)]
+    return block
 
 
 def rows_read(task: Task, keras: Any, strategy: Any, data: str) -> int:
@@ -175,15 +177,18 @@ def main(workers: int, replicas: int, steps: int, rounds: int) -> None:
     task = Task("mlp", "tfdata", steps, BATCH_SIZE)
     epochs = {"by_hand": by_hand(task, keras, strategy)}
     epochs.update({data: custom_fit(task, keras, strategy, data) for data in ("arrays", "tfdata", "share")})
+    steps_of = dict.fromkeys(epochs, steps)
+    shapes = [tuple(variable.shape) for variable in task.model(keras, keras.Model).trainable_variables]
     if workers * replicas > 1:
-        epochs["exchange"] = exchange(task, keras, strategy)
+        for name, of, count in (("exchange", shapes, BLOCK), ("exchange_large", [(LARGE,)], BLOCK // 10)):
+            epochs[name], steps_of[name] = exchange(strategy, of, count), count
     found: dict[str, list[float]] = {name: [] for name in epochs}
     for number in range(2 + rounds):
         for name in epochs if number % 2 else reversed(list(epochs)):
             begin = time.perf_counter()
             epochs[name]()
             if number >= 2:
-                found[name].append((time.perf_counter() - begin) / steps * 1e6)
+                found[name].append((time.perf_counter() - begin) / steps_of[name] * 1e6)
     row_bytes = sum(part[0].nbytes for part in task.arrays)
     result = {
         "workers": workers,
@@ -193,7 +198,7 @@ def main(workers: int, replicas: int, steps: int, rounds: int) -> None:
         "bytes_read": {
             name: rows_read(task, keras, strategy, name) * row_bytes / steps for name in ("tfdata", "share")
         },
-        "gradient_bytes": 4 * task.model(keras, keras.Model).count_params(),
+        "gradient_bytes": {"exchange": 4 * sum(map(math.prod, shapes)), "exchange_large": 4 * LARGE},
     }
     print(json.dumps(result))
 

@@ -58,6 +58,16 @@ def ring_seconds(workers: int, gradient_bytes: float, latency: float, bandwidth:
     return 2 * (workers - 1) * (latency + gradient_bytes / workers / bandwidth)
 
 
+def ring_of_two(measured: dict) -> tuple[float, float]:
+    """The latency and bandwidth with which `ring_seconds` gives what two workers took for small and large gradients."""
+    (small, small_s), (large, large_s) = (
+        (measured["gradient_bytes"][name], measured["us_per_step"][name] / 1e6)
+        for name in ("exchange", "exchange_large")
+    )
+    bandwidth = (large - small) / (large_s - small_s)
+    return (small_s - small / bandwidth) / 2, bandwidth
+
+
 def simulate(
     workers: int, gradient_bytes: float, compute: float, latency: float, bandwidth: float, spread: float = 0.05
 ) -> dict[str, float]:
@@ -98,6 +108,17 @@ def tables(results: dict) -> str:
         rows.append([job_of, *(f"{times[name]:,.0f}" for name in LABELS), f"{against:.2f}x", share, read])
     headers = ["workers x replicas", *LABELS.values(), "share against hand-written", "all-reduce alone (of arrays)"]
     headers.append("bytes read: `tf.data` / share")
+    pair, three = (next(each for each in results["measured"] if each["workers"] == workers) for workers in (2, 3))
+    latency, bandwidth = ring_of_two(pair)
+    checked = [
+        [
+            f"{size:,.0f}",
+            f"{pair['us_per_step'][name]:,.0f}",
+            f"{1e6 * ring_seconds(3, size, latency, bandwidth):,.0f}",
+            f"{three['us_per_step'][name]:,.0f}",
+        ]
+        for name, size in three["gradient_bytes"].items()
+    ]
     of_simulated = ["gradients, compute", "network", "workers", "wait", "all-reduce", "step", "efficiency"]
     simulated = [
         [
@@ -113,6 +134,9 @@ def tables(results: dict) -> str:
         [
             f"MLP, batches of {job.BATCH_SIZE} rows, microseconds a step; bytes that a worker reads in a step:",
             markdown(headers, rows),
+            f"Microseconds to sum gradients; two workers took {1e6 * latency:,.0f} us a message and "
+            f"{bandwidth / 1e6:,.0f} MB a second:",
+            markdown(["bytes of gradients", "two workers", "three by the formula", "three measured"], checked),
             "Simulated, milliseconds a step; a worker's time varies by 5%:",
             markdown(of_simulated, simulated),
         ]
