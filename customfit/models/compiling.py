@@ -117,6 +117,7 @@ class Compiling(compat.KerasModel):
         Raises:
             ValueError: If more than one clipping option is set, one is not a positive number, the optimizer clips by
                 itself as well, there is no metric or layer of a name, or `remat` is set for a subclassed model.
+            NotImplementedError: If a step of several replicas would be saved by `NonFinite(dump=)`.
         """
         _refuse_unknown(options)
         clip = Clip.from_options(
@@ -132,11 +133,8 @@ class Compiling(compat.KerasModel):
             nonfinite=nonfinite,
             metrics=gradient_metrics,
         )
-        if pipeline.guard.dump is not None and options.get("jit_compile") is True:
-            raise ValueError(
-                "`NonFinite(dump=)` must not be set with `jit_compile=True`: XLA cannot write files. Received: "
-                f"dump={pipeline.guard.dump!r}, jit_compile=True"
-            )
+        if pipeline.guard.dump is not None:
+            _check_dump(pipeline.guard.dump, options.get("jit_compile"), self.distribute_strategy.num_replicas_in_sync)
         _check_names("metrics", [options.get("metrics"), options.get("weighted_metrics")], keras.metrics, METRIC_TYPES)
         if type(self).compute_loss is keras.Model.compute_loss and self.results_of("train_step") is not None:
             _check_names("loss", loss, keras.losses)
@@ -207,6 +205,20 @@ def _refuse_unknown(options: KerasCompileOptions) -> None:
         # Keras 2 takes further ones, and refuses what it does not know: here only what was meant for us.
         unknown = [name for name in unknown if name in REPLACED or did_you_mean(name, ours)]
     refuse_unknown("compile", unknown, known, REPLACED)
+
+
+def _check_dump(dump: str, jit_compile: object, replicas: int) -> None:
+    """Refuses to save a step where it could not be saved, or not as a whole."""
+    if jit_compile is True:
+        raise ValueError(
+            "`NonFinite(dump=)` must not be set with `jit_compile=True`: XLA cannot write files. Received: "
+            f"dump={dump!r}, jit_compile=True"
+        )
+    if replicas > 1:
+        raise NotImplementedError(
+            "`NonFinite(dump=)` cannot save a step of several replicas, each of which has rows of its own. Use "
+            f'`nonfinite="raise"`. Received: dump={dump!r} with {replicas} replicas.'
+        )
 
 
 def _check_names(argument: str, names: Any, module: ModuleType, more: Collection[str] = ()) -> None:

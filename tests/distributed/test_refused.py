@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from customfit import CustomTrainModel, compat
+from customfit import CustomTrainModel, NonFinite, compat
 from customfit.compat import keras, tf
 from customfit.data import part_of_batch
 from tests import processes
@@ -94,3 +94,8 @@ def test_the_split_of_a_batch_compiles_for_devices_that_need_xla():
 def test_xla_is_refused(strategy):
     with pytest.raises(NotImplementedError, match="`jit_compile` must be False on several replicas"):
         under(strategy, jit_compile=True).custom_fit(X, Y, verbose=0)
+
+
+def test_a_dump_of_a_step_is_refused(strategy):
+    with pytest.raises(NotImplementedError, match=r"`NonFinite\(dump=\)` cannot save a step of several replicas"):
+        under(strategy, nonfinite=NonFinite("raise", dump="here"))

@@ -86,12 +86,12 @@ def aim(folder, how):
 
     callback = AimCallback(repo=os.fspath(folder), system_tracking_interval=None)
     trained(how, [callback])
-    values = {
+    run = callback.experiment.hash
+    callback.close()  # a run that is open holds back what it was told
+    return {
         (metric.name, str(metric.context.to_dict())): [float(value) for value in metric.values.values_list()]
-        for metric in aim.Run(callback.experiment.hash, repo=os.fspath(folder), read_only=True).metrics()
+        for metric in aim.Run(run, repo=os.fspath(folder), read_only=True).metrics()
     }
-    callback.experiment.close()
-    return values
 
 
 def dvclive(folder, how):
