@@ -86,12 +86,15 @@ def aim(folder, how):
 
     callback = AimCallback(repo=os.fspath(folder), system_tracking_interval=None)
     trained(how, [callback])
-    run = callback.experiment.hash
-    callback.close()  # a run that is open holds back what it was told
-    return {
-        (metric.name, str(metric.context.to_dict())): [float(value) for value in metric.values.values_list()]
-        for metric in aim.Run(run, repo=os.fspath(folder), read_only=True).metrics()
+    hash_of_run = callback.experiment.hash
+    callback.close()
+    run = aim.Run(hash_of_run, repo=os.fspath(folder), system_tracking_interval=None)  # one to read needs aim's server
+    values = {
+        (name, str(context.to_dict())): [float(value) for value in run.get_metric(name, context).values.values_list()]
+        for name, context, _ in run.iter_metrics_info()
     }
+    run.close()
+    return values
 
 
 def dvclive(folder, how):
