@@ -23,8 +23,8 @@ ROOMS = {
     "debug clipping": "",
     "gradients": "pipeline update nonfinite undo step_updates step_dump metrics observers collector recorder schedules "
     "rates accumulation optimizers clipping layers",
-    "checkpoint": "checkpointer checkpoints alike fingerprint differences options training_state releases variables "
-    "random_state job_store store lock",
+    "checkpoint": "checkpointer checkpoints alike fingerprint differences options training_state releases regrouping "
+    "variables random_state job_store store lock",
     "execution": "compiled_step prediction outputs xla graph dispatch random_ops pace sharding captures snapshot "
     "replicas trainable",
     "callbacks": "averaged_weights unfreeze gradient_events gradient_health prediction_metrics step_history one_cycle "

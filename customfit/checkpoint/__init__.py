@@ -12,7 +12,7 @@ from customfit.checkpoint.fingerprint import fingerprint, learning_rates
 from customfit.checkpoint.lock import CheckpointError
 from customfit.checkpoint.random_state import random_states, set_random_states
 from customfit.checkpoint.store import CheckpointStore
-from customfit.checkpoint.training_state import TrainingState
+from customfit.checkpoint.training_state import TrainingState, part_name
 from customfit.checkpoint.variables import changed_by_validation, variables_of
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "check_alike",
     "fingerprint",
     "learning_rates",
+    "part_name",
     "random_states",
     "set_random_states",
     "variables_of",

@@ -17,6 +17,7 @@ from customfit.checkpoint.checkpoints import Checkpoints
 from customfit.checkpoint.differences import differences, in_words, releases
 from customfit.checkpoint.job_store import make_store
 from customfit.checkpoint.lock import CheckpointError
+from customfit.checkpoint.regrouping import counts_of
 from customfit.checkpoint.training_state import TrainingState
 from customfit.compat import tf
 from customfit.serialization import JSON
@@ -115,8 +116,9 @@ class Checkpointer:
             self._saved_at = self._clock()
             return False
         path, record = self._from
-        self._header = {name: record[name] for name in ("run", "seed", "fingerprint")}
         self._check(fingerprint, path, record)
+        self._header = {name: record[name] for name in ("run", "seed")}
+        self._header["fingerprint"] = {**record["fingerprint"], **counts_of(fingerprint)}
         state.restore(path, record)
         state.seek(path, record)
         state.restore_generators()

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from customfit.checkpoint.options import is_described, same, short
+from customfit.checkpoint.regrouping import counts_of, why_as_many
 
 MOST = 5  # differences that an error names
-COUNTS = ("replicas=", "workers=")
 _ABSENT = object()
 
 
@@ -29,17 +29,24 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], saved_rates: l
         return [f"Keras {now['Keras']} cannot resume a run of Keras {saved['Keras']}"]
     found = []
     for name in _keys(saved, now):
-        before, after = saved.get(name, 1 if name == "workers" else None), now.get(name)
+        before, after = saved.get(name), now.get(name)
         if name == "layers":
             found += _of_layers("", before or [], after or [])
         elif name == "learning_rate":
             if before and after and not same(after, saved_rates):
                 found += [line for pair in zip(before, after) for line in _of_values("", name, *pair)]
-        elif name != "release":
+        elif name not in ("release", *counts_of({})):
             found += _of_values("", name, before, after)
-    if any(line.startswith(COUNTS) for line in found):
-        found.append("a run resumes with as many as before, each of which has gradients, metrics and data of its own")
-    return found
+    return found + _of_counts(saved, now)
+
+
+def _of_counts(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """How many replicas and workers there are and were, and why they must be as many, if they must."""
+    before, after, reason = counts_of(saved), counts_of(now), why_as_many(saved, now)
+    if before == after or reason is None:
+        return []
+    lines = [line for name in before for line in _of_values("", name, before[name], after[name])]
+    return [*lines, f"a run like this resumes with as many as before: {reason}"]
 
 
 def in_words(found: list[str]) -> str:

@@ -9,14 +9,25 @@ from typing import Any, Protocol
 
 from customfit import compat
 from customfit.checkpoint.random_state import random_states, set_random_states
+from customfit.checkpoint.regrouping import counts_of, regrouped
 from customfit.checkpoint.releases import as_of_this_release
 from customfit.checkpoint.variables import check_variables, describe, variables_of
 from customfit.compat import keras, tf
 from customfit.data import ArraySource, BatchSpec, Block, DatasetSource, FirstBatches, Source, read_first
 from customfit.execution import CompiledStep, check_resources, compiled_steps, mutable_tables, read_tables, write_tables
 from customfit.serialization import JSON, pack, read_tensors, unpack, write_tensors
+from customfit.workers import Workers
 
 VARIABLES = "variables"
+
+
+def part_name(worker: int) -> str:
+    """Returns what the names of a worker's files begin with: nothing for the chief's, which all have in common.
+
+    Args:
+        worker: Its index.
+    """
+    return f"worker-{worker}." if worker else ""
 
 
 class Stateful(Protocol):
@@ -128,11 +139,26 @@ class TrainingState:
 
     def _read(self, folder: Path, record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The record and the tensors of a checkpoint, with this worker's part of them."""
-        tensors = read_tensors(folder / VARIABLES)
-        if self._part:
-            tensors.update(read_tensors(folder / f"{self._part}{VARIABLES}"))
-            record = {**record, **json.loads((folder / f"{self._part}state.json").read_text())}
+        tensors, part = read_tensors(folder / VARIABLES), self._part_in(record)
+        if part:
+            tensors.update(read_tensors(folder / f"{part}{VARIABLES}"))
+            record = {**record, **json.loads((folder / f"{part}state.json").read_text())}
         return record, tensors
+
+    def _part_in(self, record: dict[str, Any]) -> str:
+        """The part of a checkpoint that is this worker's: the chief's, if there were more or fewer workers."""
+        return "" if self._is_regrouped(record) else self._part
+
+    def _is_regrouped(self, record: dict[str, Any]) -> bool:
+        """Whether a checkpoint was written by another number of replicas or workers."""
+        strategy = self._model.distribute_strategy
+        now = {"replicas": strategy.num_replicas_in_sync, "workers": Workers.of(strategy).count}
+        return counts_of(record["fingerprint"]) != now
+
+    def _parts(self, folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+        """The tensors that each worker has saved."""
+        workers = counts_of(record["fingerprint"])["workers"]
+        return [read_tensors(folder / f"{part_name(worker)}{VARIABLES}") for worker in range(workers)]
 
     def _states_of_random_ops(self) -> dict[str, tf.Variable]:
         randomness = compiled_steps(self._model).randomness
@@ -190,6 +216,8 @@ class TrainingState:
             step.build(spec)
             self._check_captures(step)
             variables, tables = variables_of(self._model), mutable_tables(self._model)
+        if self._is_regrouped(record):
+            named, tensors = regrouped(named, self._parts(folder, record), variables, is_chief=not self._part)
         named, tensors = as_of_this_release(named, tensors, variables)
         check_variables(named, {**variables, **tables})
         for name, variable in variables.items():
@@ -209,7 +237,7 @@ class TrainingState:
         record, _ = self._read(folder, record) if self._part else (record, {})
         if self._train_data is not None:
             position, has_iterator = record["data"]["train"], record["data"]["iterator"]
-            path = str(folder / f"{self._part}iterator")
+            path = str(folder / f"{self._part_in(record)}iterator")
             self._train_data.seek(position, self.progress.step, path if has_iterator else None)
         for source in self._validation_data.values():
             if hasattr(source, "skip_passes"):

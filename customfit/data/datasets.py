@@ -253,6 +253,7 @@ class DatasetSource:
             "steps_per_epoch": self._steps_at_first,
             "batches": str(inputs_left_out_as_none(self._data.dataset.element_spec)),
             "shuffle": self._shuffle,
+            **({} if self._share is None else {"share": True}),
         }
 
     def position(self) -> dict[str, Any]:

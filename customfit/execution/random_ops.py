@@ -76,7 +76,7 @@ class ResumableRandomOps:
         def replacement(op_name: str, op: Callable[..., tf.Tensor], *args: Any, **kwargs: Any) -> tf.Tensor:
             nonlocal count
             in_thread = threading.get_ident() == thread
-            on_replica = not in_thread and replicas.replica_count() > 1  # each is traced in a thread of its own
+            on_replica = not in_thread and not replicas.is_alone()  # each is traced in a thread of its own
             if tf.executing_eagerly() or not (in_thread or on_replica):
                 return op(*args, **kwargs)
             if on_replica or op_name in compat.UNRESUMABLE_RANDOM_OPS:

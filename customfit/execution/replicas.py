@@ -17,6 +17,17 @@ def replica_count() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def is_alone() -> bool:
+    """Whether this step runs as one replica that never leaves it to merge what others have found.
+
+    A `MirroredStrategy` of one GPU has one replica, but runs it as if there were more: in a thread of its own, and its
+    optimizers merge the gradients.
+    """
+    strategy = tf.distribute.get_strategy()
+    merges = tf.distribute.has_strategy() and not isinstance(strategy, tf.distribute.OneDeviceStrategy)
+    return replica_count() == 1 and not merges
+
+
 def variable(initial: tf.Tensor | float, name: str, summed: bool = False) -> tf.Variable:
     """Creates a variable of which each replica has its own copy.
 
@@ -113,7 +124,7 @@ def run_if(condition: tf.Tensor, update: Callable[[list], object], tensors: Sequ
         # An optimizer requires gradients of one graph, the branch's, and `update` may pass some on as they are.
         return update(tf.nest.map_structure(tf.identity, tensors, expand_composites=True))
 
-    if replica_count() == 1 or compat.supports_no_merge_call():
+    if is_alone() or compat.supports_no_merge_call():
         tf.cond(condition, lambda: _then_nothing(update_in_branch, tensors), lambda: tf.constant(0))
         return
 

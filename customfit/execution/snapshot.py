@@ -74,7 +74,7 @@ class VariableSnapshot:
         Args:
             condition: A scalar, the same on all replicas.
         """
-        if replicas.replica_count() == 1:
+        if replicas.is_alone():
             replicas.run_if(condition, lambda _: self.restore(), [])
             return
         for variable, value in self._values:  # an assignment synchronises replicas, which a branch must not do

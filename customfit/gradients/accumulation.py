@@ -48,10 +48,10 @@ class Accumulator:
         for total, gradient in zip(self._sums, gradients):
             if isinstance(gradient, tf.IndexedSlices):
                 values = gradient.values * tf.cast(rows, gradient.dtype)
-                if replicas.replica_count() == 1:
+                if replicas.is_alone():
                     total.scatter_add(tf.IndexedSlices(values, gradient.indices))
                 else:  # a replica's own copy of a variable has no `scatter_add`
-                    total.assign_add(tf.tensor_scatter_nd_add(tf.zeros_like(total), gradient.indices[:, None], values))
+                    total.assign(tf.tensor_scatter_nd_add(total.read_value(), gradient.indices[:, None], values))
             elif gradient is not None:
                 total.assign_add(gradient * tf.cast(rows, gradient.dtype))
         self._rows.assign_add(rows)

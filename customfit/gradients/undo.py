@@ -87,7 +87,7 @@ def check_undoable(running: RunningStep) -> None:
     Raises:
         NotImplementedError: If that is so.
     """
-    if running.is_running and running.updates > 1 and replicas.replica_count() > 1:
+    if running.is_running and running.updates > 1 and not replicas.is_alone():
         raise NotImplementedError(
             "On several replicas, `nonfinite` needs a step with one update: where a later one is bad, an earlier one "
             "cannot be undone. Received: a step with several updates."
@@ -109,7 +109,7 @@ def run_undoably(
     Returns:
         Its logs, and a function that undoes the step where a condition holds.
     """
-    if tf.executing_eagerly() or replicas.replica_count() > 1:
+    if tf.executing_eagerly() or not replicas.is_alone():
         before = _tracked_state(model, kept())
         created_before = {id(variable) for variable in _metric_variables(model)}
         logs = step(data)
@@ -162,7 +162,7 @@ def _metric_variables(model: TrainableModel) -> list[tf.Variable]:
 
 def _tracked_state(model: TrainableModel, kept: Sequence[tf.Variable]) -> VariableSnapshot:
     """Returns the state that the model tracks. On replicas that is all but the weights, which one update leaves."""
-    if replicas.replica_count() > 1:
+    if not replicas.is_alone():
         variables = [each for each in compat.step_state(model) if replicas.can_assign(each)]
     else:
         left = {id(variable) for variable in kept}

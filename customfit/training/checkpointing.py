@@ -8,7 +8,15 @@ from typing import Any
 
 from customfit import compat
 from customfit.callbacks import print_line, score_of
-from customfit.checkpoint import Checkpointer, Checkpoints, TrainingState, check_alike, fingerprint, learning_rates
+from customfit.checkpoint import (
+    Checkpointer,
+    Checkpoints,
+    TrainingState,
+    check_alike,
+    fingerprint,
+    learning_rates,
+    part_name,
+)
 from customfit.compat import keras, tf
 from customfit.data import Block, Source, check_resumable
 from customfit.serialization import JSON
@@ -58,8 +66,7 @@ class SessionCheckpoints:
         self._checkpointer: Checkpointer | None = None
         if checkpoints is not None:
             self._checkpointer = Checkpointer(checkpoints, self._workers, on_moment=self._tell_observers, clock=clock)
-            if not (checkpoints.per_worker or self._workers.is_chief):
-                self._part = f"worker-{self._workers.index}."
+            self._part = "" if checkpoints.per_worker else part_name(self._workers.index)
         for callback in callbacks.callbacks:
             if checkpoints is not None and isinstance(callback, keras.callbacks.BackupAndRestore):
                 raise ValueError(
@@ -191,4 +198,6 @@ class SessionCheckpoints:
         }
         freq = self._validation.freq
         validation = {"sets": sets, "freq": freq if isinstance(freq, (int, list, tuple)) else str(freq)}
-        return fingerprint(self._model, data, {"validation": validation, **self._identity})
+        per_worker = self.options is not None and self.options.per_worker and self._workers.count > 1
+        disks = {"per_worker": True} if per_worker else {}
+        return fingerprint(self._model, data, {"validation": validation, **disks, **self._identity})

@@ -4,7 +4,7 @@
 gets SIGTERM), "stop:1:5" (SIGSTOP), "hang:1:5" (it waits for ever, and all have a timeout of 5 s), "begin:1" (worker 1
 is killed before the first step), "writing:1:3" (while it writes its part of the third checkpoint), "pruning:1:3",
 "validating:1:3", "max_time", "files", "batch:1" (worker 1 has another batch size), "code:1", "rows:1", "shares",
-"backup".
+"backup", "dense" (a model whose replicas train to what one would, but for rounding).
 """
 
 import json
@@ -76,10 +76,10 @@ class Loud:
         ]
 
 
-def build(strategy, base):
+def build(strategy, base, architecture):
     keras.utils.set_random_seed(3)
     with strategy.scope():
-        model = models.batch_norm(base)
+        model = architecture(base)
         model.compile("adam", "sparse_categorical_crossentropy", gradient_accumulation_steps=2)
     return model
 
@@ -132,7 +132,8 @@ def main(folder, how="", epochs="3"):
         requests.post = lambda root, *args, **kwargs: print("posted to", root)
     if "backup" in told:
         given["callbacks"] = [keras.callbacks.BackupAndRestore(os.path.join(folder, "backup"))]
-    model = build(strategy, CustomTrainModel if "code" not in told else Another if "code" in mine else Other)
+    base = CustomTrainModel if "code" not in told else Another if "code" in mine else Other
+    model = build(strategy, base, models.dense if "dense" in told else models.batch_norm)
     options = {"per_worker": "per_worker" in told, "every": Every(steps=2)}
     checkpoint = Checkpoints(os.path.join(folder, "run"), **options) if folder else None
     given = {"epochs": int(epochs), "verbose": 2 if "files" in told else 0, "checkpoint": checkpoint, **given}

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
 from customfit import compat
@@ -78,14 +79,35 @@ def test_uneven_shares_are_resumed_where_each_of_them_was(tmp_path):
     assert steps(resumed) == steps(undisturbed) - 8
 
 
-REASON = "a run resumes with as many as before, each of which has gradients, metrics and data of its own"
-
-
+@supports("Distribution", "several workers: resumes with more or fewer of them, but for rounding", fit="no")
 @pytest.mark.parametrize("workers", [3, 1])
-def test_another_number_of_workers_is_refused_and_told_why(tmp_path, workers):
-    results(tmp_path, "term:1:7")
-    for _, errors in job.finish(job.start(MODULE, tmp_path, workers=workers)):
-        assert f"replicas={workers}, was 2; workers={workers}, was 2; {REASON}" in errors
+def test_a_job_goes_on_with_more_or_fewer_workers(tmp_path, workers):
+    """From the middle of an epoch and of a window of micro-batches, whose sums are shared out anew."""
+    undisturbed = results("", "dense")
+    results(tmp_path, "dense,term:1:7")
+    resumed = results(tmp_path, "dense", workers=workers)
+    assert steps(resumed) == 8
+    assert len(resumed) == workers
+    for name in ("weights", "optimizer"):
+        np.testing.assert_allclose(resumed[0][name], undisturbed[0][name], rtol=1e-5, atol=1e-6)
+    for name, values in undisturbed[0]["history"].items():
+        np.testing.assert_allclose(resumed[0]["history"][name], values, rtol=1e-5)
+    assert steps(results(tmp_path, "dense", workers=workers)) == 0  # what they have saved is theirs now
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("shares", "each worker reads a share of the data, and is somewhere in it"),
+        ("per_worker", "with `per_worker=True` no worker sees what the others have saved"),
+    ],
+)
+def test_another_number_of_workers_is_refused_where_their_state_cannot_be_shared_out(tmp_path, how, reason):
+    results(tmp_path, f"{how},term:1:7")
+    for _, errors in job.finish(job.start(MODULE, tmp_path, how, workers=1)):
+        assert (
+            f"replicas=1, was 2; workers=1, was 2; a run like this resumes with as many as before: {reason}" in errors
+        )
 
 
 @supports("Distribution", "three workers: the same as two", fit="no")
