@@ -106,15 +106,14 @@ def step_2():
 
     ours = new_compiled_model()
     for x, y in BATCHES.take(10):
-        ours.train_on_batch(
-            x, y
-        )  # `CustomTrainModel.train_step` is this very step: read it in customfit/models/steps.py
+        ours.train_on_batch(x, y)  # the step that `new_step` writes: see customfit/models/steps.py
     compare(2, model, ours)
 
 
 # ----------------------------------------------------------------------------------------------------- 3. the loop
 #
-# An epoch is one pass over the data. The line every 100 steps is there to see that something happens.
+# An epoch is one pass over the data. The line every 100 steps is there to see that something happens. By hand the steps
+# are counted in each epoch; `log_every` counts them over the whole run.
 
 
 def step_3():
@@ -132,7 +131,7 @@ def step_3():
     compare(3, model, ours)
 
 
-# ---------------------------------------------------------------------------------- 4. metrics, anew in each epoch
+# ---------------------------------------------------------------------------------- 4. metrics reset in each epoch
 #
 # A metric is a running mean. Without a reset, the accuracy of the last epoch would be that of all epochs.
 
