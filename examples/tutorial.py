@@ -38,9 +38,9 @@ def load_digits():
 
 # ------------------------------------------------------------------------------ 1. model, loss, optimizer and metric
 #
-# A model turns images into ten probabilities. The loss says how wrong they are, the optimizer how to change the weights
-# for it, and the metric counts what people want to know. By hand these are four objects that you keep; with customfit
-# they are four arguments, of `CustomTrainModel` and `compile()`, as in Keras.
+# A model turns images into ten probabilities. The loss says how wrong they are, and the optimizer changes the weights
+# to make it smaller. The metric is for people: here the share of images that are classified correctly. By hand these are
+# four objects that you keep; with customfit they are arguments of `CustomTrainModel` and `compile()`, as in Keras.
 
 TRAIN, VALIDATION = load_digits()
 BATCHES = tf.data.Dataset.from_tensor_slices(TRAIN).batch(8)
@@ -202,8 +202,8 @@ def step_5():
 
 # ---------------------------------------------------------------------------------------------- 6. early stopping
 #
-# At some epoch the validation loss no longer falls: from there on the model learns its training data by heart. Training
-# ends when it has not fallen for `patience` epochs, and the weights of the best epoch come back.
+# At some epoch the validation loss stops falling: from there on the model memorizes its training data. Training ends
+# when the loss has not fallen for `patience` epochs, and the weights of the best epoch are restored.
 
 PATIENCE = 2
 
@@ -236,8 +236,8 @@ def step_6():
 
 # ------------------------------------------------------------------------------------------- 7. clipping by value
 #
-# A batch that is far off has large gradients, and one step on it can undo many. Clipping bounds each number of a
-# gradient. It stands between the tape and the optimizer.
+# A batch with outliers has large gradients, and one step on it can undo many others. Clipping by value limits each
+# number of a gradient. It happens between the tape and the optimizer.
 
 CLIP_VALUE = 0.01
 
