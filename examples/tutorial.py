@@ -39,8 +39,8 @@ def load_digits():
 # ------------------------------------------------------------------------------ 1. model, loss, optimizer and metric
 #
 # A model turns images into ten probabilities. The loss says how wrong they are, and the optimizer changes the weights
-# to make it smaller. The metric is for people: here the share of images that are classified correctly. By hand these are
-# four objects that you keep; with customfit they are arguments of `CustomTrainModel` and `compile()`, as in Keras.
+# to make it smaller. The metric is for people: here the share of images that are classified correctly. By hand these
+# are four objects that you keep; with customfit they are arguments of `CustomTrainModel` and `compile()`, as in Keras.
 
 TRAIN, VALIDATION = load_digits()
 BATCHES = tf.data.Dataset.from_tensor_slices(TRAIN).batch(8)
