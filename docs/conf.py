@@ -30,6 +30,7 @@ extensions = [
 exclude_patterns = ["_build", "jupyter_execute", "gallery/*.py", "gallery/*.ipynb", "gallery/*.md5", "gallery/*.zip"]
 html_theme = "pydata_sphinx_theme"
 html_title = f"customfit {version}"
+html_context = {"default_mode": "auto"}  # light or dark as the browser asks
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_sidebars = {page: [] for page in ("index", "start", "learn")}  # which have no pages below them
@@ -55,6 +56,12 @@ nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+
+def link_to_pages(app, relative_path, parent_docname, content):
+    """Lets a file that lies beside the code, and links to another one there, link to that one's page."""
+    content[0] = content[0].replace("](SCALING.md)", "](scaling.md)")
+
 
 # -------------------------------------------------------------------------------------------------------- reference
 
@@ -105,4 +112,5 @@ sphinx_gallery_conf = {
 
 def setup(app):
     (DOCS / "_build" / "figures").mkdir(parents=True, exist_ok=True)
+    app.connect("include-read", link_to_pages)
     app.connect("autodoc-process-docstring", as_rst, priority=400)  # before napoleon

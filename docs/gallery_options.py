@@ -17,9 +17,10 @@ def order(name):
 
 
 def arguments_of(gallery_conf, script_vars):
-    """Asks an example that draws for its figure."""
+    """Asks an example that draws for its figure, and one with a progress bar for lines instead."""
     script = Path(script_vars["src_file"])
-    return ["--output", str(FIGURES / f"{script.stem}.png")] if '"--output"' in script.read_text() else []
+    options = {"--output": str(FIGURES / f"{script.stem}.png"), "--verbose": "2"}
+    return [word for option in options if f'"{option}"' in script.read_text() for word in (option, options[option])]
 
 
 def figures_of(block, block_vars, gallery_conf):

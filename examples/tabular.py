@@ -44,7 +44,8 @@ def build():
     space.adapt(tf.data.Dataset.from_tensor_slices(COLUMNS).batch(64))
     hidden = keras.layers.Dense(32, activation="relu")(space.get_encoded_features())
     hidden = keras.layers.Dropout(0.2)(hidden)
-    encoder = CustomTrainModel(space.get_inputs(), keras.layers.Dense(1)(hidden))
+    inputs = dict(space.get_inputs())  # Keras 3 warns of its own kind of dict
+    encoder = CustomTrainModel(inputs, keras.layers.Dense(1)(hidden))
     encoder.compile(keras.optimizers.Adam(3e-3), "mse", metrics=["mae"])
     return encoder
 

@@ -38,9 +38,9 @@ def load_digits():
 
 # ------------------------------------------------------------------------------ 1. model, loss, optimizer and metric
 #
-# A model turns images into ten probabilities. The loss says how wrong they are, the optimizer how to change the weights
-# for it, and the metric counts what people want to know. By hand these are four objects that you keep; with customfit
-# they are four arguments, of `CustomTrainModel` and `compile()`, as in Keras.
+# A model turns images into ten probabilities. The loss says how wrong they are, and the optimizer changes the weights
+# to make it smaller. The metric is for people: here the share of images that are classified correctly. By hand these
+# are four objects that you keep; with customfit they are arguments of `CustomTrainModel` and `compile()`, as in Keras.
 
 TRAIN, VALIDATION = load_digits()
 BATCHES = tf.data.Dataset.from_tensor_slices(TRAIN).batch(8)
@@ -106,15 +106,14 @@ def step_2():
 
     ours = new_compiled_model()
     for x, y in BATCHES.take(10):
-        ours.train_on_batch(
-            x, y
-        )  # `CustomTrainModel.train_step` is this very step: read it in customfit/models/steps.py
+        ours.train_on_batch(x, y)  # the step that `new_step` writes: see customfit/models/steps.py
     compare(2, model, ours)
 
 
 # ----------------------------------------------------------------------------------------------------- 3. the loop
 #
-# An epoch is one pass over the data. The line every 100 steps is there to see that something happens.
+# An epoch is one pass over the data. The line every 100 steps is there to see that something happens. By hand the steps
+# are counted in each epoch; `log_every` counts them over the whole run.
 
 
 def step_3():
@@ -132,7 +131,7 @@ def step_3():
     compare(3, model, ours)
 
 
-# ---------------------------------------------------------------------------------- 4. metrics, anew in each epoch
+# ---------------------------------------------------------------------------------- 4. metrics reset in each epoch
 #
 # A metric is a running mean. Without a reset, the accuracy of the last epoch would be that of all epochs.
 
@@ -203,8 +202,8 @@ def step_5():
 
 # ---------------------------------------------------------------------------------------------- 6. early stopping
 #
-# At some epoch the validation loss no longer falls: from there on the model learns its training data by heart. Training
-# ends when it has not fallen for `patience` epochs, and the weights of the best epoch come back.
+# At some epoch the validation loss stops falling: from there on the model memorizes its training data. Training ends
+# when the loss has not fallen for `patience` epochs, and the weights of the best epoch are restored.
 
 PATIENCE = 2
 
@@ -237,8 +236,8 @@ def step_6():
 
 # ------------------------------------------------------------------------------------------- 7. clipping by value
 #
-# A batch that is far off has large gradients, and one step on it can undo many. Clipping bounds each number of a
-# gradient. It stands between the tape and the optimizer.
+# A batch with outliers has large gradients, and one step on it can undo many others. Clipping by value limits each
+# number of a gradient. It happens between the tape and the optimizer.
 
 CLIP_VALUE = 0.01
 

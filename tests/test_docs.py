@@ -81,6 +81,36 @@ def test_the_code_of_a_page_runs(page):
             run(code, page, line, names)
 
 
+def quoted(page):
+    """The code that a page includes from an example, in its order."""
+    for path, options in re.findall(
+        r"^```\{literalinclude\} (\S+)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE
+    ):
+        text = (page.parent / path).read_text()
+        options = dict(re.findall(r"^:([\w-]+): (.*)$", options, re.MULTILINE))
+        if "pyobject" in options:
+            nodes = {node.name: node for node in ast.parse(text).body if hasattr(node, "name")}
+            yield ast.get_source_segment(text, nodes[options["pyobject"]])
+        else:
+            lines = text.splitlines()
+            first = next(i for i, line in enumerate(lines) if options["start-at"] in line)
+            last = next(i for i, line in enumerate(lines) if i >= first and options["end-at"] in line)
+            yield "\n".join(lines[first : last + 1])
+
+
+@pytest.mark.slow
+@pytest.mark.site
+@pytest.mark.usefixtures("_elsewhere")
+def test_learn_runs_as_a_reader_copies_it(capsys):
+    pytest.importorskip("sklearn")
+    names = {"__name__": "page"}
+    for code in quoted(ROOT / "docs" / "learn.md"):
+        exec(compile(code, "learn.md", "exec"), names)
+    for step in range(2, 8):
+        names[f"step_{step}"]()
+        assert f"Step {step}: the weights are equal to the last bit." in capsys.readouterr().out
+
+
 def documented():
     """(name, docstring) of the package's functions, classes and methods that have examples."""
     for path in sorted((ROOT / "customfit").rglob("*.py")):

@@ -13,6 +13,7 @@ from customfit import compat
 from tests import processes
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+QUIET = 'os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")'
 
 
 # What shows most of the library; the others are run with the site, whose gallery they make.
@@ -38,6 +39,25 @@ def test_example(example, tmp_path):
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     if example.stem == "quickstart":
         assert (tmp_path / "history.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_quietens_tensorflow_before_it_imports_it(example):
+    before, _import, _after = example.read_text().partition("import tensorflow as tf\n")
+    assert QUIET in before
+    assert "from customfit" not in before  # which imports TensorFlow as well
+
+
+def test_tensorflow_does_not_greet_the_reader_of_an_example():
+    """But for two lines of 2.21, written whatever is set while oneDNN is on: the README says so."""
+    code = f"import os\n{QUIET}\nimport tensorflow as tf\ntf.constant(1.0)"
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    result = processes.run([sys.executable, "-c", code], env={**environment, "CUDA_VISIBLE_DEVICES": "-1"}, timeout=300)
+    assert result.returncode == 0, result.stderr
+    known = ("All log messages before absl::InitializeLog()", "oneDNN custom operations are on")
+    greeting = [line for line in result.stderr.splitlines() if not any(words in line for words in known)]
+    assert [line for line in greeting if "tensorflow" in line.lower() or line.startswith(("I0000", "W0000"))] == []
+    assert "first lines, about oneDNN" in (EXAMPLES.parent / "README.md").read_text()
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)

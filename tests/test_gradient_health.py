@@ -105,8 +105,12 @@ def test_the_plot_is_an_image(tmp_path):
     with pytest.raises(ValueError, match="nothing to plot"):
         health.plot(tmp_path / "none.png")
     train(compiled(), "custom_fit", health, epochs=3)
-    health.plot(tmp_path / "health.png")
+    panels = health.plot(tmp_path / "health.png")
     assert (tmp_path / "health.png").read_bytes()[:4] == b"\x89PNG"
+    for axes, values in zip(panels, (health.norms, health.update_ratios)):
+        assert [line.get_label() for line in axes.lines] == list(health.names)
+        np.testing.assert_allclose([line.get_ydata() for line in axes.lines], np.stack(values, axis=1))
+        assert all(tick == int(tick) for tick in axes.get_xticks())  # epochs
 
 
 def test_a_plain_model_is_refused():

@@ -49,6 +49,26 @@ def test_the_readme_is_short():
         assert re.search(rf"^## {heading}\n\n```bash\n[^`\n]+\n```$", text, re.MULTILINE)
 
 
+def test_the_readme_answers_in_the_order_in_which_a_newcomer_asks():
+    start, *sections = re.split(r"^## (.*)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    answers = dict(zip(sections[::2], sections[1::2]))
+    assert "![" in start
+    assert "```text" in start  # the picture, and the output
+    assert list(answers)[:7] == [
+        "Run it",
+        "Install",
+        "Use it",
+        "When to use which",
+        "What it gives beyond `fit`",
+        "Speed",
+        "The site",
+    ]
+    (example,) = re.findall(r"```python\n(.*?)```", answers["Use it"], re.DOTALL)
+    assert len(example.splitlines()) <= 15
+    for heading, rows in (("When to use which", 5), ("What it gives beyond `fit`", 10), ("Speed", 5)):
+        assert len(re.findall(r"^\|", answers[heading], re.MULTILINE)) == rows + 2
+
+
 PAGES = [path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")] if "_build" not in path.parts]
 
 

@@ -123,6 +123,7 @@ class GradientHealth(keras.callbacks.Callback):
             for name, line in zip(self.names, np.stack(values, axis=1)):
                 axes.plot(epochs, np.where(line > 0, line, np.nan), marker=".", label=name)
             axes.set(title=title, xlabel="epoch", yscale="log")
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
         figure = panels[0].figure
         handles, labels = panels[0].get_legend_handles_labels()
