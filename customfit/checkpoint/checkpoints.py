@@ -28,7 +28,7 @@ class Checkpoints:
             starts over.
         on_error: What to do when a checkpoint cannot be written, because the disk is full for example: `"raise"`
             (default) a `CheckpointError`, or `"warn"` and continue training.
-        per_worker: Whether each of several workers has a directory of its own, `worker-<index>` in `directory`: for
+        per_worker: Whether each worker has a directory of its own, `worker-<index>` in `directory`: for
             disks that the others do not see. Defaults to `False`: all see `directory`, and the chief writes.
 
     Raises:

@@ -119,7 +119,7 @@ class SharedStore:
 
 
 class StoreOfWorker(CheckpointStore):
-    """The checkpoints of one of several workers, each of which has a directory of its own, perhaps on another disk.
+    """The checkpoints of one worker, where each has a directory of its own, perhaps on another disk.
 
     All resume from the same one: the newest that each of them has whole.
 
@@ -165,10 +165,10 @@ def make_store(
         directory: Where the checkpoints are.
         keep: How many of the newest to keep, besides the best.
         workers: All workers.
-        per_worker: Whether each of several has a directory of its own.
+        per_worker: Whether each has a directory of its own.
     """
-    if workers.count == 1:
-        return CheckpointStore(directory, keep)
     if per_worker:
         return StoreOfWorker(directory, keep, workers)
+    if workers.count == 1:
+        return CheckpointStore(directory, keep)
     return SharedStore(CheckpointStore(directory, keep), workers)

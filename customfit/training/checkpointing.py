@@ -198,6 +198,5 @@ class SessionCheckpoints:
         }
         freq = self._validation.freq
         validation = {"sets": sets, "freq": freq if isinstance(freq, (int, list, tuple)) else str(freq)}
-        per_worker = self.options is not None and self.options.per_worker and self._workers.count > 1
-        disks = {"per_worker": True} if per_worker else {}
+        disks = {"per_worker": True} if self.options is not None and self.options.per_worker else {}
         return fingerprint(self._model, data, {"validation": validation, **disks, **self._identity})
