@@ -155,7 +155,3 @@ def test_what_cannot_be_is_refused():
         train(models.dense, "fit", arguments(PredictionMetrics({"f1": macro_f1})), keras.Model)
     with pytest.raises(ValueError, match="XLA compiles"):
         train(models.dense, "custom_fit", arguments(PredictionMetrics({"f1": macro_f1})), jit_compile=True)
-    with tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"]).scope():
-        model = compiled(models.dense)
-    with pytest.raises(NotImplementedError, match="several replicas"):
-        model.custom_fit(**arguments(PredictionMetrics({"f1": macro_f1})))

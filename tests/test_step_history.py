@@ -146,10 +146,3 @@ def test_the_plot_shows_the_batch_loss_beside_the_mean():
 def test_a_plain_model_is_refused():
     with pytest.raises(TypeError, match="must be given to a `CustomTrainModel`"):
         compiled(models.dense, keras.Model).fit(X, Y, verbose=0, callbacks=[StepHistory()])
-
-
-def test_replicas_are_refused():
-    with tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"]).scope():
-        model = compiled(models.dense)
-    with pytest.raises(NotImplementedError, match="values of its own"):
-        model.custom_fit(X, Y, verbose=0, callbacks=[StepHistory()])

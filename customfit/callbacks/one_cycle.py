@@ -30,7 +30,6 @@ class OneCycle(keras.callbacks.Callback):
         momentum: The lowest and the highest momentum, or `None` to leave it. Defaults to `(0.85, 0.95)`.
 
     Raises:
-        NotImplementedError: If the model is trained on several replicas.
         TypeError: If the model is not a `CustomTrainModel`.
         ValueError: If an option is wrong, the optimizer has a schedule of its own, or `updates` must be given because
             the length of the data is not known.

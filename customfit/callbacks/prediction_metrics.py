@@ -37,7 +37,7 @@ class PredictionMetrics(keras.callbacks.Callback):
         results: What each function returned in the last pass, by name.
 
     Raises:
-        NotImplementedError: If the model is evaluated on several replicas.
+        NotImplementedError: If several processes evaluate the model, each a share of the data.
         RuntimeError: After a pass that has collected no predictions.
         TypeError: If the model is not a `CustomTrainModel`.
         ValueError: If the model is compiled by XLA, which calls no Python, or there is no such output.

@@ -23,8 +23,9 @@ class StepHistory(keras.callbacks.Callback):
     steps in blocks. With `checkpoint=` a resumed run ends with the values of one that was left alone.
 
     The logs are what callbacks get: for the loss and for metrics that average, the mean over the epoch so far.
-    `"batch_loss"` is the loss of that batch alone, regularization included. A `train_step` of your own has it if it
-    calls `self.track_loss`. A log that is no number, such as a tensor with axes, is left out.
+    `"batch_loss"` is the loss of that batch alone, regularization included: on several replicas, the mean over the rows
+    of all. A `train_step` of your own has it if it calls `self.track_loss`. A log that is no number, such as a tensor
+    with axes, is left out.
 
     Args:
         every: Of how many steps the last is recorded, counted over all epochs. Defaults to 1: all of them.
@@ -35,7 +36,6 @@ class StepHistory(keras.callbacks.Callback):
             optimizers `"learning_rate/<group>"`.
 
     Raises:
-        NotImplementedError: If the model is trained on several replicas.
         TypeError: If the model is not a `CustomTrainModel`.
         ValueError: If `every` is not a positive integer.
 
@@ -61,11 +61,6 @@ class StepHistory(keras.callbacks.Callback):
         super().set_model(model)
         if getattr(model, "gradient_pipeline", None) is None:
             raise TypeError(f"`StepHistory` must be given to a `CustomTrainModel`. Received: a {type(model).__name__}")
-        if model.distribute_strategy.num_replicas_in_sync > 1:
-            raise NotImplementedError(
-                "`StepHistory` cannot record a step of several replicas, each of which has values of its own. Use "
-                f"`LogEvery`. Received: a model on {model.distribute_strategy.num_replicas_in_sync} replicas."
-            )
         self._record()
 
     def _record(self) -> None:

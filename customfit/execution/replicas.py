@@ -97,6 +97,39 @@ def sum_over_replicas(tensors: Sequence[tf.Tensor | None]) -> list[tf.Tensor | N
     return [None if tensor is None else next(sums) for tensor in tensors]
 
 
+def outside(function: Callable[..., object], *args: Any) -> None:
+    """Calls a function once for all replicas: there it sees and assigns what the model's owner would outside of a step.
+
+    Args:
+        function: The function. Called in each replica, this runs it when all of them are here.
+        *args: Its arguments: tensors, or structures of them. Of several replicas, it is given those of each.
+    """
+    if replica_count() == 1:
+        function(*args)
+        return
+
+    @tf.autograph.experimental.do_not_convert
+    def call(strategy: tf.distribute.Strategy, *args: Any) -> None:
+        function(*args)
+
+    tf.distribute.get_replica_context().merge_call(call, args=args)
+
+
+def reduced(strategy: tf.distribute.Strategy, log: Any) -> Any:
+    """Returns a log reduced over the replicas as `fit` does.
+
+    Args:
+        strategy: The strategy.
+        log: The log of each replica.
+    """
+    return strategy.reduce(compat.log_reduction(), log, None) if is_distributed(log) else log
+
+
+def is_distributed(value: object) -> bool:
+    """Whether it has a value for each replica."""
+    return isinstance(value, tf.distribute.DistributedValues)
+
+
 def on_any_replica(condition: tf.Tensor) -> tf.Tensor:
     """Whether a condition holds on any replica, as a tensor that is the same on all of them.
 

@@ -11,18 +11,9 @@ from typing import Any, Callable, TypeVar
 from customfit import compat
 from customfit.compat import tf
 from customfit.data import Batch, BatchSpec, map_leaves, part_of_batch
+from customfit.execution.replicas import is_distributed, reduced
 
 Result = TypeVar("Result")
-
-
-def reduced(strategy: tf.distribute.Strategy, log: Any) -> Any:
-    """Returns a log reduced over the replicas as `fit` does.
-
-    Args:
-        strategy: The strategy.
-        log: The log of each replica.
-    """
-    return strategy.reduce(compat.log_reduction(), log, None) if _is_distributed(log) else log
 
 
 def concatenated(strategy: tf.distribute.Strategy, output: Any) -> Any:
@@ -34,7 +25,7 @@ def concatenated(strategy: tf.distribute.Strategy, output: Any) -> Any:
     """
     if has_workers(strategy):
         return strategy.gather(output, axis=0)
-    if not _is_distributed(output):
+    if not is_distributed(output):
         return output
     parts = strategy.experimental_local_results(output)
     return tf.stack(parts) if parts[0].shape.rank == 0 else tf.concat(parts, 0)
@@ -59,7 +50,7 @@ def run_step(
     """
     if strategy.num_replicas_in_sync == 1:
         return strategy.run(step, args=(batch,))
-    if any(map(_is_distributed, tf.nest.flatten(batch))):
+    if any(map(is_distributed, tf.nest.flatten(batch))):
         results = strategy.run(step, args=(batch,))
     else:
         results = strategy.run(lambda whole: step(shard_batch(whole)), args=(batch,))
@@ -90,10 +81,6 @@ def shard_spec(spec: BatchSpec) -> BatchSpec:
         return tf.nest.flatten(leaf, expand_composites=True)[0] if distributed else leaf
 
     return map_leaves(of_replica, spec)
-
-
-def _is_distributed(value: Any) -> bool:
-    return isinstance(value, tf.distribute.DistributedValues)
 
 
 def has_workers(strategy: tf.distribute.Strategy) -> bool:

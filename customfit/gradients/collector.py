@@ -7,6 +7,7 @@ from typing import Any, Callable
 import numpy as np
 
 from customfit.compat import tf
+from customfit.execution import replicas
 
 Tensors = Any  # a tensor, or a nested structure of them, or `None`
 Transform = Callable[
@@ -16,6 +17,8 @@ Transform = Callable[
 
 class PredictionCollector:
     """Collects targets, predictions and weights of each step of a pass, on the host.
+
+    On several replicas, the rows of a step come in the order of the replicas.
 
     Args:
         transform: What is collected, computed in the graph. Defaults to targets and predictions as they are.
@@ -28,15 +31,15 @@ class PredictionCollector:
     def __init__(self, transform: Transform | None):
         self._transform = transform
         self._structure: Any = None
-        self._batches: list[list[np.ndarray]] = []
+        self._batches: dict[int, list[list[np.ndarray]]] = {}  # by their replica
         self.collects = False
         with tf.device("cpu:0"):
-            self._count = tf.Variable(0, dtype=tf.int64, trainable=False, name="collected_batches")
+            self._count = replicas.variable(tf.constant(0, tf.int64), "collected_batches")
         self.variables = [self._count]
 
     def start(self) -> None:
         """Starts a pass."""
-        self._batches, self.collects = [], True
+        self._batches, self.collects = {}, True
 
     def add(self, y: Tensors, y_pred: Tensors, sample_weight: Tensors) -> None:
         """Collects a batch, in the graph of its step.
@@ -50,17 +53,20 @@ class PredictionCollector:
             y, y_pred = self._transform(y, y_pred)
         self._structure = (y, y_pred, sample_weight)
         tensors = [leaf for leaf in tf.nest.flatten(self._structure) if leaf is not None]
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         # Declared stateless, so that a checkpoint does not warn of it. Its result is counted, so it is not pruned.
-        self._count.assign_add(tf.numpy_function(self._append, tensors, tf.int64, stateful=False))
+        self._count.assign_add(tf.numpy_function(self._append, [replica, *tensors], tf.int64, stateful=False))
 
-    def _append(self, *arrays: np.ndarray) -> np.int64:
+    def _append(self, replica: np.ndarray, *arrays: np.ndarray) -> np.int64:
         if self.collects:
-            self._batches.append([np.array(array) for array in arrays])
+            self._batches.setdefault(int(replica), []).append([np.array(array) for array in arrays])
         return np.int64(1)
 
     def finish(self) -> tuple[Any, Any, Any] | None:
         """Ends a pass. Returns all its targets, predictions and weights, or `None` if no step has collected any."""
-        batches, self._batches, self.collects = self._batches, [], False
+        by_replica, self._batches, self.collects = self._batches, {}, False
+        steps = zip(*(by_replica[replica] for replica in sorted(by_replica)))  # of each the batches of all replicas
+        batches = [batch for step in steps for batch in step]
         if not batches:
             return None
         columns = iter([np.concatenate([np.atleast_1d(array) for array in column]) for column in zip(*batches)])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Callable
 
 from customfit.compat import tf
-from customfit.execution import Logs, TrainableModel
+from customfit.execution import Logs, TrainableModel, has_workers
 from customfit.gradients.collector import PredictionCollector, Transform
 from customfit.gradients.rates import current_rates
 from customfit.gradients.recorder import StepRecorder
@@ -25,7 +26,7 @@ class StepObservers:
         self.recorder: StepRecorder | None = None
         self.schedule: StepSchedule | None = None
         self.collectors: list[PredictionCollector] = []
-        self._in_step = False  # that is scheduled
+        self._scheduled = threading.local()  # replicas are traced in threads
 
     @property
     def variables(self) -> list[tf.Variable]:
@@ -40,14 +41,14 @@ class StepObservers:
             model: The model.
             step: Runs the step, and returns its logs.
         """
-        if self.schedule is None or self._in_step:
+        if self.schedule is None or getattr(self._scheduled, "in_step", False):
             return self._recorded(model, step)
-        self._in_step = True
+        self._scheduled.in_step = True
         try:
             with self.schedule.during_step():
                 return self._recorded(model, step)
         finally:
-            self._in_step = False
+            self._scheduled.in_step = False
 
     def _recorded(self, model: TrainableModel, step: Callable[[], Logs]) -> Logs:
         if self.recorder is None:
@@ -57,7 +58,7 @@ class StepObservers:
                 return step()
             rates = current_rates(model.optimizer)
             logs = step()
-            self.recorder.write(logs, rates)
+            self.recorder.write(logs, rates, model.results_of("train_step"))
             return logs
 
     def record_steps(self, model: TrainableModel, every: int, rows: int) -> StepRecorder:
@@ -69,7 +70,8 @@ class StepObservers:
             rows: How many rows the buffer must have at least.
         """
         if self.recorder is None or self.recorder.every != every or self.recorder.rows < rows:
-            self.recorder = StepRecorder(every, rows)
+            with model.distribute_strategy.scope():
+                self.recorder = StepRecorder(every, rows)
             model.forget_steps()
         return self.recorder
 
@@ -81,14 +83,15 @@ class StepObservers:
             transform: What is collected of the targets and predictions of a batch.
 
         Raises:
-            NotImplementedError: If the model is evaluated on several replicas.
+            NotImplementedError: If other processes evaluate the model too.
         """
-        count = model.distribute_strategy.num_replicas_in_sync
-        if count > 1:
+        if has_workers(model.distribute_strategy):
             raise NotImplementedError(
-                f"Predictions cannot be collected in their order on several replicas. Received: {count} replicas."
+                "Predictions cannot be collected from the workers of other processes. Received: a model under "
+                f"{type(model.distribute_strategy).__name__}"
             )
-        self.collectors.append(PredictionCollector(transform))
+        with model.distribute_strategy.scope():
+            self.collectors.append(PredictionCollector(transform))
         model.forget_steps()
         return self.collectors[-1]
 
@@ -101,14 +104,7 @@ class StepObservers:
             momentum: The momentum, likewise.
 
         Raises:
-            NotImplementedError: If the model is trained on several replicas.
             ValueError: If the optimizer has a schedule of its own.
         """
-        count = model.distribute_strategy.num_replicas_in_sync
-        if rate is not None and count > 1:
-            raise NotImplementedError(
-                "On several replicas the learning rate cannot be set within a step. Use a schedule of "
-                f"`keras.optimizers.schedules`. Received: {count} replicas."
-            )
         self.schedule = None if rate is None else StepSchedule(rate, momentum, model.optimizer)
         model.forget_steps()

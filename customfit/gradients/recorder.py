@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Callable
 
 from customfit.compat import tf
+from customfit.data import count_batch_rows
+from customfit.execution import replicas
 
 
 class StepRecorder:
     """Writes the logs of each step, the batch's own loss and the learning rates into a buffer on the device.
 
     Nobody waits for it: the buffer is read when it is full, or when an epoch ends.
+
+    On several replicas a row is that of the whole step: logs are reduced as `fit` reduces them, and the batch's own
+    loss is the mean over the rows of all replicas.
 
     Args:
         every: Of how many steps the last is recorded.
@@ -29,9 +34,11 @@ class StepRecorder:
         self.rows = rows
         self.names: list[str] = []
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False, name="recorded_steps")
-        self._loss = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="batch_loss")
+        # The sum of the losses of the rows, and how many rows there are; of each replica its own.
+        self._loss = replicas.variable(tf.zeros([2], tf.float64), "batch_loss", summed=True)
         self._buffer: tf.Variable | None = None
-        self._has_loss = self._records = False
+        self._has_loss = False
+        self._state = threading.local()  # replicas are traced in threads
 
     @property
     def variables(self) -> list[tf.Variable]:
@@ -42,31 +49,62 @@ class StepRecorder:
     def recording(self) -> Iterator[bool]:
         """A context for a step. It is given whether the step is the whole one, and not one that another has called."""
         whole = not self._records
-        self._records = True
+        self._state.records = True
         try:
             yield whole
         finally:
-            self._records = not whole
+            self._state.records = not whole
 
-    def add_loss(self, loss: tf.Tensor) -> None:
+    @property
+    def _records(self) -> bool:
+        return getattr(self._state, "records", False)
+
+    def add_loss(self, loss: tf.Tensor, x: Any) -> None:
         """Notes the loss of the batch.
 
         Args:
             loss: The loss, a scalar.
+            x: The inputs of the batch: on several replicas, the losses are weighted by their rows.
         """
-        if self._records:  # not in a step of validation
-            self._has_loss = True
-            self._loss.assign(tf.cast(loss, tf.float64))
+        if not self._records:  # in a step of validation
+            return
+        self._has_loss = True
+        loss, count = tf.cast(loss, tf.float64), replicas.replica_count()
+        if count == 1:
+            self._loss.assign(tf.stack([loss, 1.0]))
+            return
+        rows = tf.cast(count_batch_rows(x), tf.float64)
+        total = tf.where(rows > 0, loss * count * rows, 0.0)  # the loss is divided by the number of replicas
+        self._loss.assign(tf.stack([total, rows]))
 
-    def write(self, logs: Mapping[str, Any], rates: Mapping[str, tf.Tensor]) -> None:
+    def write(
+        self,
+        logs: Mapping[str, Any],
+        rates: Mapping[str, tf.Tensor],
+        results: Callable[[], Mapping[str, Any]] | None,
+    ) -> None:
         """Writes a row.
 
         Args:
             logs: The logs of the step.
             rates: The learning rates of the step, by name.
+            results: Returns the logs over all replicas, if they are results of metrics and nothing else.
         """
-        values = {"batch_loss": self._loss.read_value()} if self._has_loss else {}
-        values.update({name: log for name, log in logs.items() if _is_number(log)})
+        numbers = {name: log for name, log in logs.items() if _is_number(log)}
+
+        def write(logs: Mapping[str, Any], rates: Mapping[str, Any]) -> None:
+            strategy = tf.distribute.get_strategy()
+            if results is not None and replicas.replica_count() > 1:
+                logs = {name: log for name, log in results().items() if _is_number(log)}
+            rates = {name: strategy.experimental_local_results(rate)[0] for name, rate in rates.items()}
+            self._write({name: replicas.reduced(strategy, log) for name, log in logs.items()}, rates)
+
+        replicas.outside(write, numbers, dict(rates))
+
+    def _write(self, logs: Mapping[str, tf.Tensor], rates: Mapping[str, tf.Tensor]) -> None:
+        total, rows = tf.unstack(self._loss.read_value())
+        values = {"batch_loss": total / rows} if self._has_loss else {}
+        values.update(logs)
         values.update({name: rate for name, rate in rates.items() if name not in values})
         buffer = self._build(list(values))
         nan = tf.constant(float("nan"), tf.float64)

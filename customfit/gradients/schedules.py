@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Callable
 
 from customfit.compat import keras, tf
+from customfit.execution import replicas
 from customfit.gradients.optimizers import has_schedule, number
 from customfit.gradients.rates import rates_of
 
@@ -48,6 +49,8 @@ class StepSchedule:
         self._first = tf.Variable(0, dtype=tf.int64, trainable=False, name="first_update")
         self._updates = tf.Variable(1, dtype=tf.int64, trainable=False, name="updates")
         self.variables = [self._first, self._updates]
+        self._tracing = 0  # how many replicas are in a step
+        self._kept: dict[int, tuple[keras.optimizers.Optimizer, str, float]] = {}  # momentum to restore
 
     def start(self, first: int, updates: int) -> None:
         """Sets where the curves begin and end.
@@ -67,25 +70,42 @@ class StepSchedule:
     @contextlib.contextmanager
     def during_step(self) -> Iterator[None]:
         """A context for a step."""
-        done = tf.cast(self._counter.iterations, tf.int64) - self._first
-        last = tf.maximum(self._updates - 1, 1)
-        share = tf.clip_by_value(tf.cast(done, tf.float32) / tf.cast(last, tf.float32), 0.0, 1.0)
-        rate = self._rate(share)
-        for optimizer, proportion in zip(self._optimizers, self._proportions):
-            optimizer.learning_rate.assign(rate * proportion)
+        replicas.outside(self._set_rates)
         if self._momentum is None:
             yield
             return
-        with contextlib.ExitStack() as restores:
-            for optimizer in self._optimizers:
-                for name in MOMENTUM:
-                    kept = getattr(optimizer, name, None)
-                    if kept:
-                        # Only while the step is traced: `get_config` of an optimizer must find a number.
-                        restores.callback(setattr, optimizer, name, kept)
-                        setattr(optimizer, name, _Number(self._momentum(share)))
-                        break
+        self._tracing += 1  # replicas are traced in threads, one within the other
+        try:
+            self._set_momenta(_Number(self._momentum(self._share())))
             yield
+        finally:
+            self._tracing -= 1
+            if not self._tracing:
+                self._restore_momenta()
+
+    def _share(self) -> tf.Tensor:
+        """Returns the share of the updates that are done."""
+        done = tf.cast(self._counter.iterations, tf.int64) - self._first
+        last = tf.maximum(self._updates - 1, 1)
+        return tf.clip_by_value(tf.cast(done, tf.float32) / tf.cast(last, tf.float32), 0.0, 1.0)
+
+    def _set_rates(self) -> None:
+        rate = self._rate(self._share())
+        for optimizer, proportion in zip(self._optimizers, self._proportions):
+            optimizer.learning_rate.assign(rate * proportion)
+
+    def _set_momenta(self, momentum: _Number) -> None:
+        """Sets the momentum while a step is traced, and only then: `get_config` of an optimizer must find a number."""
+        for optimizer in self._optimizers:
+            name = next((name for name in MOMENTUM if getattr(optimizer, name, None)), None)
+            if name is not None:
+                self._kept.setdefault(id(optimizer), (optimizer, name, getattr(optimizer, name)))
+                setattr(optimizer, name, momentum)
+
+    def _restore_momenta(self) -> None:
+        for optimizer, name, momentum in self._kept.values():
+            setattr(optimizer, name, momentum)
+        self._kept.clear()
 
 
 class _Number:

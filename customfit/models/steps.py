@@ -99,7 +99,7 @@ class TrainingSteps(compat.KerasModel):
         """
         compat.track_loss(self, loss, x)
         if self.gradient_pipeline.observers.recorder is not None:
-            self.gradient_pipeline.observers.recorder.add_loss(loss)
+            self.gradient_pipeline.observers.recorder.add_loss(loss, x)
 
     def collect_predictions(self, y: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Hands the predictions of a batch of validation to `callbacks.PredictionMetrics`, if there is one.

@@ -91,7 +91,6 @@ def find_learning_rate(
         A `LearningRateSearch`. Its curve ends where the loss has grown to four times its lowest.
 
     Raises:
-        NotImplementedError: If the model is trained on several replicas.
         ValueError: If an argument is wrong, reading the data would change it, or the optimizer has a schedule.
 
     Example:

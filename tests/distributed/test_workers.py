@@ -10,7 +10,7 @@ import pytest
 
 from customfit import compat
 from tests import processes
-from tests.distributed.worker import predict, train
+from tests.distributed.worker import predict, record, train
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,6 +54,16 @@ def test_each_worker_gets_all_predictions(strategy):
     for ours, alone in zip(json.loads(one), predict(strategy)):
         for name, rows in alone.items():
             np.testing.assert_allclose(ours[name], rows, rtol=1e-5, atol=1e-7)
+
+
+def test_each_worker_records_the_steps_of_all(strategy):
+    (one, other), errors = run("record")
+    assert one, errors[-3000:]
+    assert one == other
+    found, alone = json.loads(one), record(strategy)
+    assert found.keys() == alone.keys()
+    for name, values in alone.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-4)  # sums in another order
 
 
 @pytest.mark.skipif(not compat.IS_KERAS_3, reason="Keras 2 trains on several workers")

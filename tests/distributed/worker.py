@@ -21,6 +21,23 @@ def train(strategy, how="custom_fit", **arguments):
     return [*history["loss"], *history["val_loss"], float(sum(weights.sum() for weights in model.get_weights()))]
 
 
+def record(strategy):
+    """The values of every step, with a rate and momentum that are set in it."""
+    from customfit import CustomTrainModel
+    from customfit.callbacks import OneCycle, StepHistory
+    from customfit.compat import keras
+    from tests.parity import models
+
+    x, y = models.rows(150)
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        model = models.dense(CustomTrainModel)
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy")
+    steps = StepHistory()
+    model.custom_fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0, callbacks=[OneCycle(0.2), steps])
+    return {name: values.tolist() for name, values in steps.history.items()}
+
+
 def predict(strategy):
     """Predictions for batches of several sizes, in blocks of several sizes."""
     from customfit import CustomTrainModel
@@ -44,6 +61,8 @@ def main(index, ports, how):
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     if how == "custom_predict":
         print(json.dumps(predict(strategy)))
+    elif how == "record":
+        print(json.dumps(record(strategy)))
     else:
         print(json.dumps(train(strategy, how)))
 

@@ -77,7 +77,7 @@ def number(value: object) -> float:
         ValueError: If it is anything else, such as a schedule.
     """
     try:
-        return float(np.asarray(value))
+        return float(np.asarray(value.read_value() if isinstance(value, tf.distribute.DistributedValues) else value))
     except (TypeError, ValueError):
         raise ValueError(
             "`learning_rate` must be a number. To set a schedule, set it on the optimizer of a group. "
