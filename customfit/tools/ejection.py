@@ -41,10 +41,9 @@ def eject(model: keras.Model, x: Any = None, y: Any = None, **arguments: Any) ->
     """Returns a script in plain TensorFlow and Keras that does what `model.custom_fit(x, y, ...)` would do.
 
     It shows what the library does, and is a way to leave it: the script does not import customfit, and ends with the
-    same weights, to the bit (with `global_clipnorm` to rounding: TensorFlow orders the sum of norms by names). It has a
-    function `train(model, x, y, ...)` with the loop: tape, clipping, accumulation, metrics, validation, early stopping,
-    checkpoints (in simple form, after each epoch). Steps run one a call, so small models train slower than under
-    `custom_fit`.
+    same weights, to the bit. It has a function `train(model, x, y, ...)` with the loop: tape, clipping, accumulation,
+    metrics, validation, early stopping, checkpoints (in simple form, after each epoch). Steps run one a call, so small
+    models train slower than under `custom_fit`.
 
     Args:
         model: A compiled `CustomTrainModel`. Its options of `compile()` are in the script; its layers are not.
@@ -207,11 +206,11 @@ class _Parts:
         text += f"@tf.function(reduce_retracing=True{jit})\ndef train_step(x, y, sample_weight):\n"
         text += "    with tf.GradientTape() as tape:\n        y_pred = model(x, training=True)\n"
         text += f"        {compute(True)}\n" + textwrap.indent(gradients + track + apply, "    ")
-        text += "    model.compute_metrics(x, y, y_pred, sample_weight)\n\n"
+        text += f"    {_RETURN}\n\n"
         if self._validates:
             text += f"@tf.function(reduce_retracing=True{jit})\ndef test_step(x, y, sample_weight):\n"
             text += f"    y_pred = model(x, training=False)\n    {compute(False)}\n" + textwrap.indent(track, "    ")
-            text += "    model.compute_metrics(x, y, y_pred, sample_weight)\n\n"
+            text += f"    {_RETURN}\n\n"
         return text
 
     def checkpoint(self) -> str:
@@ -314,6 +313,9 @@ def batches(data, order, batch_size):
         batch = take(data, order[begin : begin + batch_size])
         yield tf.nest.map_structure(lambda array: None if array is None else tf.convert_to_tensor(array), batch)
 '''
+# The steps return something, as Keras's do: TensorFlow optimizes the arithmetic of a function that returns nothing less,
+# and that rounds otherwise.
+_RETURN = "return model.compute_metrics(x, y, y_pred, sample_weight)"
 _ROWS = "tf.shape(tf.nest.flatten(x)[0])[0]"
 _ACCUMULATION = """\
 sums = [tf.Variable(tf.zeros_like(variable), trainable=False) for variable in model.trainable_variables]
