@@ -8,6 +8,7 @@ from customfit.compat import keras, tf
 from customfit.models.blocks import divide
 from tests.parity import compare, models
 from tests.parity.compare import assert_equal
+from tests.resume.cut import assert_resumes
 
 layers = keras.layers
 X, Y = models.rows(48)
@@ -186,6 +187,30 @@ def test_other_options_hold(add, options):
     theirs = train(build, "custom_fit", {"x": X, "y": Y}, **options)[0]
     for mine, other in zip(ours.get_weights(), theirs.get_weights()):
         np.testing.assert_allclose(mine, other, atol=1e-6)
+
+
+def test_it_is_resumed(tmp_path):
+    build = lambda cls: chain(cls, [NORM, DROP])
+    assert_resumes(build, {"x": X, "y": Y}, tmp_path, cuts=(4,), remat=True)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(policy):
+    """Activations are of the policy's dtype, and losses are scaled where it asks for that."""
+
+    def build(cls):
+        keras.mixed_precision.set_global_policy(policy)  # `clear_session` of Keras 3 forgets it
+        model = chain(cls, [NORM, DROP])
+        assert model.get_layer("hidden1").compute_dtype == policy[len("mixed_") :]
+        return model
+
+    try:
+        ours, theirs = (train(build, "custom_fit", {"x": X, "y": Y}, remat=remat) for remat in (True, False))
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    for mine, other in zip(ours[0].get_weights(), theirs[0].get_weights()):
+        np.testing.assert_allclose(mine, other, atol=1e-6)
+    assert any(block.is_recomputed for block in divide(ours[0], None))
 
 
 @pytest.mark.skipif(not hasattr(keras, "RematScope"), reason="Keras 3.9 and later")
