@@ -31,10 +31,12 @@ def variables_of(model: keras.Model, own: bool = False) -> dict[str, tf.Variable
             variable = compat.tf_variable(variable)
             if id(variable) not in seen:
                 seen.add(id(variable))
+                # A moving average of Keras 3 is one that replicas share, and each assigns to its copy of it.
                 differs = prefix.startswith("metric") or (prefix in ("model", "state") and not variable.trainable)
-                if own and not (differs or replicas.has_copies(variable)):
+                differs = differs or replicas.has_copies(variable)
+                if own and not differs:
                     continue
-                copies = replicas.copies(model.distribute_strategy, variable)
+                copies = replicas.copies(model.distribute_strategy, variable) if differs else [variable]
                 for replica, copy in enumerate(copies):
                     found[name if len(copies) == 1 else f"{name}/replica_{replica}"] = copy
 

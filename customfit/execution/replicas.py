@@ -60,7 +60,7 @@ def can_assign(variable: tf.Variable) -> bool:
 
 
 def copies(strategy: tf.distribute.Strategy, variable: tf.Variable) -> list[tf.Variable]:
-    """Returns each replica's own copy of a variable, or the variable itself if the replicas share it.
+    """Returns each replica's own copy of a variable: of those of this process.
 
     Save and restore the copies: the value outside the replicas may be their sum, and assigning it would divide it
     evenly among them.
@@ -69,13 +69,11 @@ def copies(strategy: tf.distribute.Strategy, variable: tf.Variable) -> list[tf.V
         strategy: The strategy.
         variable: The variable.
     """
-    if not has_copies(variable):
-        return [variable]
     return list(strategy.experimental_local_results(variable))
 
 
 def has_copies(variable: tf.Variable) -> bool:
-    """Whether each replica has a copy of a variable, with another value.
+    """Whether each replica has a copy of a variable by definition. Others have copies that are alike, or should be.
 
     Args:
         variable: The variable.

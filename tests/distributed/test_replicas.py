@@ -147,7 +147,7 @@ def test_traces_do_not_grow(strategy):
 @supports("Resume", "several replicas, each with its own accumulators and metrics", fit="no")
 @pytest.mark.parametrize("cut", [3, 6])
 def test_resume(strategy, tmp_path, cut):
-    """In the middle of an epoch, and of a window of micro-batches."""
+    """In the middle of an epoch, and of a window of micro-batches. Each replica validates with its moving averages."""
 
     def build(base):
         class Scoped(base):
@@ -158,7 +158,8 @@ def test_resume(strategy, tmp_path, cut):
         with strategy.scope():
             return models.batch_norm(Scoped)
 
-    assert_resumes(build, {"x": X, "y": Y}, tmp_path, cuts=[cut], gradient_accumulation_steps=2)
+    given = {"x": X, "y": Y, "validation_data": (X, Y)}
+    assert_resumes(build, given, tmp_path, cuts=[cut], gradient_accumulation_steps=2)
 
 
 # ------------------------------------------------------------------- batches with fewer rows than there are replicas
