@@ -93,9 +93,12 @@ def test_early_stopping_must_not_put_other_weights_in_its_place():
         compiled(models.dense).custom_fit(X, Y, verbose=0, callbacks=[AveragedWeights()], early_stopping=1)
 
 
-def test_it_is_resumed(tmp_path):
-    arguments = lambda: {"x": X, "y": Y, "epochs": 4, "callbacks": [AveragedWeights(1, validation_data=(X, Y))]}
-    assert_resumes(models.dropout, arguments, tmp_path, cuts=(7, 12))
+@pytest.mark.parametrize("ema", [False, True])
+def test_it_is_resumed(tmp_path, ema):
+    averaged = lambda: AveragedWeights(0 if ema else 1, ema=ema, validation_data=(X, Y))
+    arguments = lambda: {"x": X, "y": Y, "epochs": 4, "callbacks": [averaged()]}
+    optimizer = lambda: keras.optimizers.Adam(0.01, use_ema=ema, ema_momentum=0.5)
+    assert_resumes(models.dropout, arguments, tmp_path, cuts=(7, 12), optimizer=optimizer)
 
 
 def test_what_cannot_be_is_refused():
