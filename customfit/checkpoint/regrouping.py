@@ -88,18 +88,16 @@ def _without_replica(name: str) -> str:
 
 def _as_one(name: str, variable: tf.Variable, values: Sequence[np.ndarray], is_first: bool) -> np.ndarray:
     """What one replica gets of the values that all of them had before."""
-    aggregation = getattr(variable, "aggregation", None)
-    if _is(aggregation, "SUM"):
+    aggregation = getattr(getattr(variable, "aggregation", None), "name", "NONE")
+    if aggregation == "SUM":
         return np.sum(values, axis=0, dtype=values[0].dtype) if is_first else np.zeros_like(values[0])
-    if _is(aggregation, "ONLY_FIRST_REPLICA") or all(np.array_equal(value, values[0]) for value in values):
+    if aggregation == "ONLY_FIRST_REPLICA" or all(np.array_equal(value, values[0]) for value in values):
         return values[0]
-    if np.issubdtype(values[0].dtype, np.floating) and not variable.trainable:
+    # Keras 3 does not say how its moving averages become one.
+    is_average = name.startswith(("model/", "state/")) and not variable.trainable
+    if np.issubdtype(values[0].dtype, np.floating) and (aggregation == "MEAN" or is_average):
         return np.mean(values, axis=0, dtype=values[0].dtype)
     raise ValueError(
         "A run cannot go on with another number of replicas where each has a state of its own. Received: a checkpoint "
         f"in which {name} ({describe(variable)}) differs between them"
     )
-
-
-def _is(aggregation: Any, name: str) -> bool:
-    return getattr(aggregation, "name", None) == name
