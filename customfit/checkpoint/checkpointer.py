@@ -140,7 +140,7 @@ class Checkpointer:
         if record is None:
             missing = self._resume is True or (self._resume and self._store.has_any())
             return None, f"there is no checkpoint to resume from in {self._store.directory}" if missing else None
-        found = differences(record["fingerprint"], fingerprint, record["learning rates"])
+        found = _differences(record, fingerprint)
         return record["at"], f"the checkpoint is refused: {in_words(found)}" if found else None
 
     def restore_again(self) -> None:
@@ -150,7 +150,7 @@ class Checkpointer:
             self._state.restore_generators()
 
     def _check(self, fingerprint: dict[str, JSON], path: Path, record: dict) -> None:
-        found = differences(record["fingerprint"], fingerprint, record["learning rates"])
+        found = _differences(record, fingerprint)
         seed, saved = compat.global_seed(), record["seed"]
         if seed is None and saved["drawn"]:
             tf.random.set_seed(saved["value"])
@@ -249,3 +249,9 @@ class Checkpointer:
             if self._on_error == "raise":
                 raise CheckpointError(words) from error
             warnings.warn(f"{words} Training continues.", stacklevel=2)
+
+
+def _differences(record: dict, fingerprint: dict[str, JSON]) -> list[str]:
+    """What differs between a checkpoint and a call, in words."""
+    names = [name for name, _ in record["variables"]]
+    return differences(record["fingerprint"], fingerprint, record["learning rates"], names)

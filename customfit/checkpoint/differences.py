@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from customfit.checkpoint.options import is_described, same, short
-from customfit.checkpoint.regrouping import counts_of, why_as_many
+from customfit.checkpoint.regrouping import COUNTS, counts_of, why_as_many
 
 MOST = 5  # differences that an error names
 _ABSENT = object()
 
 
-def differences(saved: Mapping[str, Any], now: Mapping[str, Any], saved_rates: list[float]) -> list[str]:
+def differences(
+    saved: Mapping[str, Any], now: Mapping[str, Any], saved_rates: list[float], names: Sequence[str] = ()
+) -> list[str]:
     """Returns what differs between two fingerprints, in words.
 
     Args:
@@ -22,6 +24,7 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], saved_rates: l
         now: The fingerprint of this call.
         saved_rates: The learning rates when the checkpoint was written, which callbacks may have changed. A model that
             continues in the same process still has them.
+        names: The names of the variables in the checkpoint.
     """
     if "layers" not in saved:
         return ["it was written by an earlier version of customfit, whose checkpoints this one cannot read"]
@@ -35,18 +38,18 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], saved_rates: l
         elif name == "learning_rate":
             if before and after and not same(after, saved_rates):
                 found += [line for pair in zip(before, after) for line in _of_values("", name, *pair)]
-        elif name not in ("release", *counts_of({})):
+        elif name not in ("release", *COUNTS):
             found += _of_values("", name, before, after)
-    return found + _of_counts(saved, now)
+    return _of_counts(saved, now, names) + found
 
 
-def _of_counts(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _of_counts(saved: Mapping[str, Any], now: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """How many replicas and workers there are and were, and why they must be as many, if they must."""
-    before, after, reason = counts_of(saved), counts_of(now), why_as_many(saved, now)
+    before, after, reason = counts_of(saved), counts_of(now), why_as_many(saved, now, names)
     if before == after or reason is None:
         return []
     lines = [line for name in before for line in _of_values("", name, before[name], after[name])]
-    return [*lines, f"a run like this resumes with as many as before: {reason}"]
+    return [*lines, f"it resumes with as many as before only, because {reason}"]
 
 
 def in_words(found: list[str]) -> str:

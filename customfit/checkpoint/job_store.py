@@ -147,7 +147,10 @@ class StoreOfWorker(CheckpointStore):
         common = set.intersection(*everywhere)
         if not common:
             if self._workers.any(self.has_any()):
-                raise CheckpointError(f"No checkpoint in {self.directory} is one that all workers have whole.")
+                raise CheckpointError(
+                    f"No checkpoint in {self.directory} is one that all workers have whole. With `per_worker=True`, "
+                    "resume with as many workers as before."
+                )
             return None
         path, record = whole[max(common, key=lambda place: json.loads(place)[::-1])]
         for other in self.paths():
@@ -167,8 +170,8 @@ def make_store(
         workers: All workers.
         per_worker: Whether each has a directory of its own.
     """
+    if workers.count == 1:
+        return CheckpointStore(Path(directory) / "worker-0" if per_worker else directory, keep)
     if per_worker:
         return StoreOfWorker(directory, keep, workers)
-    if workers.count == 1:
-        return CheckpointStore(directory, keep)
     return SharedStore(CheckpointStore(directory, keep), workers)

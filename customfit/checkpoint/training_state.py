@@ -22,7 +22,7 @@ VARIABLES = "variables"
 
 
 def part_name(worker: int) -> str:
-    """Returns what the names of a worker's files begin with: nothing for the chief's, which all have in common.
+    """Returns what the names of a worker's files begin with. Empty for the chief, whose files hold what all share.
 
     Args:
         worker: Its index.
@@ -155,10 +155,10 @@ class TrainingState:
         now = {"replicas": strategy.num_replicas_in_sync, "workers": Workers.of(strategy).count}
         return counts_of(record["fingerprint"]) != now
 
-    def _parts(self, folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
-        """The tensors that each worker has saved."""
+    def _other_parts(self, folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+        """The tensors that each worker but the chief has saved."""
         workers = counts_of(record["fingerprint"])["workers"]
-        return [read_tensors(folder / f"{part_name(worker)}{VARIABLES}") for worker in range(workers)]
+        return [read_tensors(folder / f"{part_name(worker)}{VARIABLES}") for worker in range(1, workers)]
 
     def _states_of_random_ops(self) -> dict[str, tf.Variable]:
         randomness = compiled_steps(self._model).randomness
@@ -217,7 +217,9 @@ class TrainingState:
             self._check_captures(step)
             variables, tables = variables_of(self._model), mutable_tables(self._model)
         if self._is_regrouped(record):
-            named, tensors = regrouped(named, self._parts(folder, record), variables, is_chief=not self._part)
+            named, tensors = regrouped(
+                named, [tensors, *self._other_parts(folder, record)], variables, is_chief=not self._part
+            )
         named, tensors = as_of_this_release(named, tensors, variables)
         check_variables(named, {**variables, **tables})
         for name, variable in variables.items():

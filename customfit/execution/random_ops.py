@@ -144,7 +144,7 @@ def keeps_random_state(function: tf.types.experimental.ConcreteFunction) -> bool
 def _warn(name: StepName, op_name: str, on_replica: bool) -> None:
     drawn_by = compat.UNRESUMABLE_RANDOM_OPS.get(op_name, "tf.random")
     warnings.warn(
-        f"`{name}` uses `{drawn_by}`{' on several replicas' if on_replica else ''}, whose state cannot be "
+        f"`{name}` uses `{drawn_by}`{' under a `tf.distribute` strategy' if on_replica else ''}, whose state cannot be "
         "saved: a resumed run draws other numbers. Use a `tf.random.Generator` or `tf.random.stateless_*`.",
         stacklevel=3,
     )

@@ -45,15 +45,17 @@ class Accumulator:
             How many micro-batches there are.
         """
         rows = tf.cast(rows, tf.float32)
+        # A replica's loss was divided by the number of replicas, which may be another one when the run resumes.
+        weight = rows * replicas.replica_count()
         for total, gradient in zip(self._sums, gradients):
             if isinstance(gradient, tf.IndexedSlices):
-                values = gradient.values * tf.cast(rows, gradient.dtype)
+                values = gradient.values * tf.cast(weight, gradient.dtype)
                 if replicas.is_alone():
                     total.scatter_add(tf.IndexedSlices(values, gradient.indices))
                 else:  # a replica's own copy of a variable has no `scatter_add`
                     total.assign(tf.tensor_scatter_nd_add(total.read_value(), gradient.indices[:, None], values))
             elif gradient is not None:
-                total.assign_add(gradient * tf.cast(rows, gradient.dtype))
+                total.assign_add(gradient * tf.cast(weight, gradient.dtype))
         self._rows.assign_add(rows)
         return self.skip()
 
@@ -82,8 +84,7 @@ class Accumulator:
         """
         sums = [total.read_value() if has else None for total, has in zip(self._sums, has_gradient)]
         *sums, rows = replicas.sum_over_replicas([*sums, self._rows.read_value()])
-        # Each replica's loss was divided by the number of replicas, and this sum is divided by the rows of all.
-        rows = tf.maximum(rows, 1.0) / replicas.replica_count()
+        rows = tf.maximum(rows, 1.0)
         gradients = [None if total is None else total / tf.cast(rows, total.dtype) for total in sums]
         with tf.control_dependencies([gradient for gradient in gradients if gradient is not None]):
             self.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Callable
 
 import numpy as np
@@ -65,8 +66,9 @@ class PredictionCollector:
     def finish(self) -> tuple[Any, Any, Any] | None:
         """Ends a pass. Returns all its targets, predictions and weights, or `None` if no step has collected any."""
         by_replica, self._batches, self.collects = self._batches, {}, False
-        steps = zip(*(by_replica[replica] for replica in sorted(by_replica)))  # of each the batches of all replicas
-        batches = [batch for step in steps for batch in step]
+        # Of each step the batches of all replicas, in their order. One may have had none.
+        steps = itertools.zip_longest(*(by_replica[replica] for replica in sorted(by_replica)))
+        batches = [batch for step in steps for batch in step if batch is not None]
         if not batches:
             return None
         columns = iter([np.concatenate([np.atleast_1d(array) for array in column]) for column in zip(*batches)])

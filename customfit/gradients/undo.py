@@ -79,7 +79,7 @@ class RunningStep(threading.local):
 
 
 def check_undoable(running: RunningStep) -> None:
-    """Refuses a second update of a step that could not be undone if it is bad: on several replicas.
+    """Refuses a second update of a step that could not be undone if it is bad: under a strategy with replicas.
 
     Args:
         running: What is known of the step while it runs.
@@ -89,8 +89,8 @@ def check_undoable(running: RunningStep) -> None:
     """
     if running.is_running and running.updates > 1 and not replicas.is_alone():
         raise NotImplementedError(
-            "On several replicas, `nonfinite` needs a step with one update: where a later one is bad, an earlier one "
-            "cannot be undone. Received: a step with several updates."
+            "Under a `tf.distribute` strategy, `nonfinite` needs a step with one update: where a later one is bad, an "
+            "earlier one cannot be undone. Received: a step with several updates."
         )
 
 

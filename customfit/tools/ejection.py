@@ -313,8 +313,8 @@ def batches(data, order, batch_size):
         batch = take(data, order[begin : begin + batch_size])
         yield tf.nest.map_structure(lambda array: None if array is None else tf.convert_to_tensor(array), batch)
 '''
-# The steps return something, as Keras's do: of a function that returns nothing TensorFlow optimizes less arithmetic,
-# and that rounds otherwise.
+# The steps return their logs, as Keras's do: TensorFlow optimizes a function without outputs differently, which changes
+# how it rounds.
 _RETURN = "return model.compute_metrics(x, y, y_pred, sample_weight)"
 _ROWS = "tf.shape(tf.nest.flatten(x)[0])[0]"
 _ACCUMULATION = """\
