@@ -117,8 +117,8 @@ class Checkpointer:
             return False
         path, record = self._from
         self._check(fingerprint, path, record)
-        self._header = {name: record[name] for name in ("run", "seed")}
-        self._header["fingerprint"] = {**record["fingerprint"], **counts_of(fingerprint)}
+        resumed_as = {**record["fingerprint"], **counts_of(fingerprint)}
+        self._header = {"run": record["run"], "seed": record["seed"], "fingerprint": resumed_as}
         state.restore(path, record)
         state.seek(path, record)
         state.restore_generators()

@@ -73,7 +73,7 @@ def copies(strategy: tf.distribute.Strategy, variable: tf.Variable) -> list[tf.V
 
 
 def has_copies(variable: tf.Variable) -> bool:
-    """Whether each replica has a copy of a variable by definition. Others have copies that are alike, or should be.
+    """Whether a variable was made to have another value on each replica. Copies of others are meant to be alike.
 
     Args:
         variable: The variable.
@@ -102,7 +102,7 @@ def outside(function: Callable[..., object], *args: Any) -> None:
         function: The function. Called in each replica, this runs it when all of them are here.
         *args: Its arguments: tensors, or structures of them. Of several replicas, it is given those of each.
     """
-    if replica_count() == 1:
+    if replica_count() == 1:  # whether or not it is alone: there are no others to wait for
         function(*args)
         return
 
