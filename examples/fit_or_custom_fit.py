@@ -59,7 +59,7 @@ def train_with_fit(model, train_data, val_data, epochs):
 
 
 def train_with_custom_fit(model, train_data, val_data, epochs):
-    """The same arguments, another loop: that of customfit/loop.py."""
+    """The same arguments, another loop: that of customfit/training/loop.py."""
     return model.custom_fit(
         *train_data, batch_size=BATCH_SIZE, epochs=epochs, validation_data=val_data, shuffle=False, verbose=0
     )

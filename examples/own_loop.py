@@ -3,7 +3,8 @@
 
 REINFORCE learns to balance a pole, with ``TrainingSession`` around the loop.
 
-Run it with ``python own_loop.py``. It needs gymnasium, ``pip install "customfit[examples]"``, and downloads nothing.
+Run it with ``python own_loop.py --output return.png``. It needs gymnasium, ``pip install "customfit[examples]"``, and
+downloads nothing.
 
 There is no data set to pass to ``fit()``: the model plays 16 episodes of CartPole-v1, learns from them in one
 training step, plays the next 16, and so on. The loop is ours; the session brings History, early stopping and the best
@@ -23,7 +24,7 @@ import numpy as np
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow does not announce itself
 import tensorflow as tf
 
-from customfit import CustomTrainModel, EarlyStopping, TrainingSession
+from customfit import CustomTrainModel, EarlyStopping, TrainingSession, callbacks
 
 keras = tf.keras
 
@@ -87,6 +88,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=200, help="at most so many: early stopping may come first")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", help="the file to draw into")
     parser.add_argument("--verbose", type=int, choices=(0, 1, 2), default=2, help="1: progress bar, 2: line an epoch")
     args = parser.parse_args()
 
@@ -105,6 +107,9 @@ def main():
 
     fresh = average_return(play(policy, make_game(50), rng, args.seed + 1)[-1])
     print(f"Average return of 50 fresh episodes: {fresh:.1f}")
+    if args.output:
+        axes = callbacks.plot_history(session.history, monitor="average_return")
+        axes[0].figure.savefig(args.output, dpi=100)
     if fresh < REQUIRED:
         raise SystemExit(f"The average return should be {REQUIRED:.0f} or more but is {fresh:.1f}.")
 

@@ -1,5 +1,6 @@
 """Figures hold what was trained. What they look like is looked at by hand."""
 
+import math
 import re
 
 import numpy as np
@@ -78,6 +79,24 @@ def test_outputs_and_gradient_norms_have_panels_of_their_own():
 def test_the_best_accuracy_is_the_highest():
     panels = callbacks.plot_history({"loss": [2.0, 1.0, 3.0], "accuracy": [0.1, 0.2, 0.9]}, monitor="accuracy")
     assert panels[0].lines[-1].get_label() == "best accuracy: epoch 3"
+
+
+def test_the_direction_of_a_name_that_does_not_tell_it_is_asked_for():
+    logs = {"loss": [2.0, 1.0], "height": [0.1, 0.9]}
+    for mode, epoch in (("min", 1), ("max", 2)):
+        best = callbacks.plot_history(logs, monitor="height", mode=mode)[0].lines[-1]
+        assert best.get_label() == f"best height: epoch {epoch}"
+    with pytest.raises(ValueError, match='`mode` must be "min" or "max"'):
+        callbacks.plot_history(logs, monitor="height")
+    (panel,) = callbacks.plot_history({"height": [0.1, 0.9]})  # nobody has asked for the best epoch
+    assert [line.get_label() for line in panel.lines] == ["height"]
+
+
+def test_a_training_that_was_never_finite_is_drawn_without_a_best_epoch():
+    for values in ([math.nan, math.nan], [math.inf, math.nan]):
+        (panel,) = callbacks.plot_history({"loss": values})
+        assert [line.get_label() for line in panel.lines] == ["loss"]
+    assert callbacks.plot_history({"loss": [-math.inf, 1.0]})[0].lines[-1].get_label() == "best loss: epoch 2"
 
 
 @pytest.mark.parametrize(("logs", "monitor"), [({}, None), ({"loss": []}, None), ({"loss": [1.0]}, "val_loss")])

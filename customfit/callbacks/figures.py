@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from customfit.callbacks.monitoring import direction_of
+from customfit.callbacks.monitoring import Direction, direction_of
 from customfit.compat import keras
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def new_panels(needed_by: str, count: int) -> list[Axes]:
 
 
 def plot_history(
-    history: keras.callbacks.History | Mapping[str, Sequence[float]], monitor: str | None = None
+    history: keras.callbacks.History | Mapping[str, Sequence[float]],
+    monitor: str | None = None,
+    mode: Literal["auto", "min", "max"] = "auto",
 ) -> list[Axes]:
     """Plots what `fit` and `custom_fit` return: a panel for each log, training and validation in one.
 
@@ -73,14 +75,15 @@ def plot_history(
     Args:
         history: A `History`, or its `history`.
         monitor: The log by which the best epoch is chosen. Defaults to the loss of the first validation set, or to the
-            loss.
+            loss. Without a loss no epoch is marked, unless the first log's name tells which direction is better.
+        mode: Which direction of `monitor` is better. "auto" tells it by the name. Defaults to "auto".
 
     Returns:
         The axes of the panels: `axes[0].figure.savefig("history.png")` saves them.
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If there is no epoch in it, or no log of the name.
+        ValueError: If there is no epoch in it, no log of the name, or the name does not tell which direction is better.
 
     Example:
 
@@ -91,21 +94,19 @@ def plot_history(
     logs = history if isinstance(history, Mapping) else history.history
     if not any(map(len, logs.values())):
         raise ValueError("`history` must hold an epoch. Received: a history without one")
-    sets, groups = validation_sets(logs), log_groups(logs)
-    own = list(groups)
-    monitor = monitor or (f"{sets[0]}_loss" if sets else own[0])
-    if monitor not in logs:
-        raise ValueError(f"`monitor` must be one of {', '.join(logs)}. Received: monitor={monitor!r}")
+    groups = log_groups(logs)
+    by, direction = _monitored(logs, monitor, mode)
     begin = 1 if isinstance(history, Mapping) else history.epoch[0] + 1
     epochs = np.arange(begin, begin + max(map(len, logs.values())))
-    best = best_epoch(logs[monitor], monitor, epochs)
-    panels = new_panels("plot_history", len(own))
+    best = best_epoch(logs[by], direction, epochs) if direction else None
+    panels = new_panels("plot_history", len(groups))
     marker = "." if len(epochs) < 30 else ""
-    for axes, name in zip(panels, own):
-        for label in groups[name]:
+    for axes, (name, group) in zip(panels, groups.items()):
+        for label in group:
             if np.ndim(logs[label]) == 1:
                 axes.plot(epochs_of(logs[label], epochs), logs[label], marker=marker, label=label)
-        axes.axvline(best, color="black", linewidth=0.8, linestyle=":", label=f"best {monitor}: epoch {best}")
+        if best is not None:
+            axes.axvline(best, color="black", linewidth=0.8, linestyle=":", label=f"best {by}: epoch {best}")
         axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
@@ -114,6 +115,23 @@ def plot_history(
     if reason:
         panels[0].figure.suptitle(reason)
     return panels
+
+
+def _monitored(
+    logs: Mapping[str, Sequence[float]], monitor: str | None, mode: Literal["auto", "min", "max"]
+) -> tuple[str, Direction | None]:
+    """The log by which the best epoch is chosen, and which direction of it is better, where that is known."""
+    sets = validation_sets(logs)
+    by = monitor or (f"{sets[0]}_loss" if sets else next(iter(log_groups(logs))))
+    if by not in logs:
+        raise ValueError(f"`monitor` must be one of {', '.join(logs)}. Received: monitor={monitor!r}")
+    direction = direction_of(by) if mode == "auto" else mode
+    if direction not in ("min", "max", None) or (monitor and direction is None):
+        raise ValueError(
+            '`mode` must be "min" or "max", because the name of the log does not tell which is better. '
+            f"Received: mode={mode!r}, monitor={monitor!r}"
+        )
+    return by, direction
 
 
 def validation_sets(logs: Mapping[str, Sequence[float]]) -> list[str]:
@@ -169,16 +187,19 @@ def epochs_of(values: Sequence[float], epochs: np.ndarray) -> np.ndarray:
     return epochs[every - 1 :: every][: len(values)]
 
 
-def best_epoch(values: Sequence[float], monitor: str, epochs: np.ndarray) -> int:
-    """Returns the epoch with the best value.
+def best_epoch(values: Sequence[float], direction: Direction, epochs: np.ndarray) -> int | None:
+    """Returns the epoch with the best value; `None` if no value is finite.
 
     Args:
         values: The values of a log.
-        monitor: Its name, which says which direction is better.
+        direction: Which direction is better, "min" or "max".
         epochs: All epochs.
     """
-    find = np.nanargmax if direction_of(monitor) == "max" else np.nanargmin
-    return int(epochs_of(values, epochs)[find(values)])
+    finite = np.where(np.isfinite(values), values, np.nan)
+    if np.isnan(finite).all():
+        return None
+    find = np.nanargmax if direction == "max" else np.nanargmin
+    return int(epochs_of(values, epochs)[find(finite)])
 
 
 def plot_confusion_matrix(

@@ -37,7 +37,7 @@ def history_html(logs: Mapping[str, Sequence[float]], epochs: Sequence[int], rea
     begin = epochs[0] + 1 if len(epochs) else 1
     counted = np.arange(begin, begin + max(map(len, logs.values())))
     monitor = next((f"{name}_loss" for name in validation_sets(logs)), "loss")
-    best = best_epoch(logs[monitor], monitor, counted) if np.isfinite(logs.get(monitor, [])).any() else None
+    best = best_epoch(logs[monitor], "min", counted) if monitor in logs else None
     panels = [_panel(name, group, logs, counted, best) for name, group in log_groups(logs).items()]
     why = f"<p>{html.escape(reason)}</p>" if reason else ""
     return f"<div>{''.join(panels)}</div>{_table(logs, counted, best)}{why}"

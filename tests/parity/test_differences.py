@@ -93,6 +93,37 @@ def test_an_own_loop_over_a_dataset_that_shuffles_in_each_epoch():
         np.testing.assert_array_equal(order_seen(how, shuffled(reshuffle_each_iteration=False)), fixed)
 
 
+class Watched(getattr(keras.utils, "PyDataset", keras.utils.Sequence)):
+    """Seven batches, which note when `on_epoch_end` is called."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, index):
+        return X[10 * index : 10 * index + 10], Y[10 * index : 10 * index + 10]
+
+    def on_epoch_end(self):
+        self.seen.append("data")
+
+
+def test_when_a_sequence_s_on_epoch_end_is_called():
+    """In the last epoch of Keras 2 before that of the callbacks; else when `fit` calls it."""
+    ends = {}
+    for how in ("fit", "custom_fit"):
+        seen = ends[how] = []
+        see = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs, seen=seen: seen.append("callback"))
+        getattr(compiled(models.dense), how)(Watched(seen), epochs=3, verbose=0, callbacks=[see])
+    if compat.IS_KERAS_3:
+        assert ends["custom_fit"] == ends["fit"]
+    else:
+        assert ends["fit"] == ["callback", "data"] * 3
+        assert ends["custom_fit"] == ["callback", "data"] * 2 + ["data", "callback"]
+
+
 def test_on_train_end_follows_terminate_on_nan_that_raises():
     parameters = keras.callbacks.TerminateOnNaN.__init__.__code__.co_varnames
     if "raise_error" not in parameters:
