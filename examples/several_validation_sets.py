@@ -1,7 +1,7 @@
 """Several validation sets, and metrics of all predictions
 ==========================================================
 
-A model that recognises clean images may fail on noisy ones. Here one run validates on both after each epoch, under
+A model that recognizes clean images may fail on noisy ones. Here one run validates on both after each epoch, under
 the names "clean" and "noisy"; early stopping watches the noisy ones; and scikit-learn's F1 score is computed from the
 predictions of the same validation pass.
 

@@ -1,7 +1,7 @@
 """Tables: columns of several kinds by ``FeatureSpace``
 =======================================================
 
-A table has columns of several kinds. Keras's ``FeatureSpace`` learns from the data how to normalise numbers, cut an
+A table has columns of several kinds. Keras's ``FeatureSpace`` learns from the data how to normalize numbers, cut an
 age into bins, encode a category and cross two columns, and all of that is then part of the model: it takes a dict of
 raw columns. ``cross_validate`` trains one model for each fold, and prints the mean and its deviation.
 

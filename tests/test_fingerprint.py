@@ -196,7 +196,7 @@ def test_defaults_are_those_of_the_constructor(thing, expected):
 
 @pytest.mark.filterwarnings("ignore:.*lambda")
 def test_an_activation_without_a_name():
-    """Which releases serialise, and TensorFlow 2.12 by its name only."""
+    """Which releases serialize, and TensorFlow 2.12 by its name only."""
     one, same_code = (fingerprint_of(activation=lambda x: 2.0 * x) for _ in range(2))
     other = fingerprint_of(activation=lambda x: 3.0 * x)
     assert differing(one, same_code) == differing(one, of_an_older_release(one)) == ""

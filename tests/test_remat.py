@@ -229,7 +229,7 @@ class Adds(layers.Layer):
 
 
 class Moves(layers.Layer):
-    """Changes a weight that is trained, as spectral normalisation does."""
+    """Changes a weight that is trained, as spectral normalization does."""
 
     def build(self, shape):
         self.scale = self.add_weight(name="scale", shape=(), initializer="ones")

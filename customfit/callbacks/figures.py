@@ -207,7 +207,7 @@ def plot_confusion_matrix(
 ) -> Axes:
     """Plots a confusion matrix: a row for each true class, a column for each predicted one.
 
-    The colour is the share of the true class, the number is the count.
+    The color is the share of the true class, the number is the count.
 
     Args:
         matrix: Counts, of shape `(classes, classes)`, as scikit-learn's `confusion_matrix` returns them.
@@ -233,7 +233,7 @@ def plot_confusion_matrix(
         raise ValueError(f"`labels` must name {len(counts)} classes. Received: labels={labels!r}")
     if axes is None:
         axes = new_axes("plot_confusion_matrix")
-        axes.figure.set_size_inches(5.5, 4.5)  # about a square, and the colour bar
+        axes.figure.set_size_inches(5.5, 4.5)  # about a square, and the color bar
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
     for (row, column), count in np.ndenumerate(counts):

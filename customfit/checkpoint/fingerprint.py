@@ -122,5 +122,5 @@ def _loss(loss: Any) -> Any:
 def _compile_config(model: keras.Model) -> dict:
     try:
         return model.get_compile_config() or {}
-    except (TypeError, ValueError, NotImplementedError):  # something of the user's that cannot be serialised
+    except (TypeError, ValueError, NotImplementedError):  # something of the user's that cannot be serialized
         return {}

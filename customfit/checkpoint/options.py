@@ -104,7 +104,7 @@ def _described(name: str, cls: type | None, config: Mapping[str, Any]) -> Descri
 
 
 def _serialized(value: dict[str, Any]) -> Any:
-    """What Keras has serialised as a class and its config: a layer in another one, a regularizer, a function."""
+    """What Keras has serialized as a class and its config: a layer in another one, a regularizer, a function."""
     name, config = str(value["class_name"]), value["config"]
     if name == "__lambda__" and isinstance(config, dict):
         return _lambda(config.get("code") or config.get("value"))
@@ -135,7 +135,7 @@ def _lambda(serialized: Any) -> Described:
 
 
 def _is_function(serialized: Any) -> bool:
-    """Whether this is how Keras serialises a function: its code, its defaults, its closure."""
+    """Whether this is how Keras serializes a function: its code, its defaults, its closure."""
     return isinstance(serialized, (list, tuple)) and len(serialized) == 3 and isinstance(serialized[0], str)
 
 
@@ -146,7 +146,7 @@ def instructions(code: CodeType) -> tuple:
 
 
 def _dtype(policy: Any) -> Any:
-    """The name of a dtype policy, which newer releases serialise."""
+    """The name of a dtype policy, which newer releases serialize."""
     if isinstance(policy, dict) and "name" in policy.get("config", {}):
         return policy["config"]["name"]
     return plain(policy)

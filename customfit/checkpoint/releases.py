@@ -27,7 +27,7 @@ def as_of_this_release(
         variables: The variables of the model.
 
     Returns:
-        The first two, with what can be recognised by its new name; the rest as it is, for `check_variables` to name.
+        The first two, with what can be recognized by its new name; the rest as it is, for `check_variables` to name.
     """
     new_names = _new_names({name: kind for name, kind in named.items() if name in tensors}, variables)
     found, values = {}, {name: value for name, value in tensors.items() if name not in named}

@@ -63,7 +63,7 @@ def compute_loss(
     loss: Any = _loss_of_share(model, arguments) if several else model.compute_loss(**arguments)
     if loss is None and training:
         raise ValueError(
-            "There must be a loss to minimise: pass `loss=` to `compile()`, call `add_loss()`, or override "
+            "There must be a loss to minimize: pass `loss=` to `compile()`, call `add_loss()`, or override "
             "`compute_loss()`. Received: no loss."
         )
     return loss

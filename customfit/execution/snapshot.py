@@ -77,7 +77,7 @@ class VariableSnapshot:
         if replicas.is_alone():
             replicas.run_if(condition, lambda _: self.restore(), [])
             return
-        for variable, value in self._values:  # an assignment synchronises replicas, which a branch must not do
+        for variable, value in self._values:  # an assignment synchronizes replicas, which a branch must not do
             variable.assign(tf.where(condition, value, variable))
         if self._tables:  # which the replicas share: each restores the same entries
             tf.cond(condition, self._restore_tables, lambda: tf.constant(0))

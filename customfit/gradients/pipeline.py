@@ -310,7 +310,7 @@ def compile_options_from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the keyword arguments of `compile()` for options that were saved.
 
     Args:
-        config: What `get_compile_config()` returned, deserialised. It holds the options of `GradientPipeline`, as its
+        config: What `get_compile_config()` returned, deserialized. It holds the options of `GradientPipeline`, as its
             `get_config` returns them, beside those of Keras.
 
     Returns:

@@ -149,7 +149,7 @@ class Compiling(compat.KerasModel):
         self._compiled_steps = self._compiled_prediction = None
 
     def get_compile_config(self) -> Any:
-        """Returns the arguments of `compile()`, serialised, for `save()`."""
+        """Returns the arguments of `compile()`, serialized, for `save()`."""
         config = super().get_compile_config()
         return {**config, **self._own_options()} if config else config
 
@@ -224,7 +224,7 @@ def _check_dump(dump: str, jit_compile: object, replicas: int) -> None:
 def _check_names(argument: str, names: Any, module: ModuleType, more: Collection[str] = ()) -> None:
     """Refuses a misspelt metric or loss in `compile()`; Keras would do so in the middle of the first step."""
     if isinstance(names, Mapping) and "class_name" in names:
-        return  # a serialised object
+        return  # a serialized object
     for name in tf.nest.flatten(names):
         if not isinstance(name, str) or name in more:
             continue

@@ -67,8 +67,8 @@ def check_parity(
 
     Returns:
         A `ParityReport`, which is true if all is equal. If not, the models are trained again, watched step by step, to
-        find the first step and variable that differ. `fit` is compared with itself, to recognise a model or data that
-        are not reproducible, and with `fit` run eagerly, to recognise a rounding of its graph.
+        find the first step and variable that differ. `fit` is compared with itself, to recognize a model or data that
+        are not reproducible, and with `fit` run eagerly, to recognize a rounding of its graph.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""The launcher starts workers that train one model, and other environments are recognised by TensorFlow."""
+"""The launcher starts workers that train one model, and other environments are recognized by TensorFlow."""
 
 import json
 import os

@@ -123,7 +123,7 @@ class Embedding(keras.Model):
 
 
 class RealNVP(Tracked):
-    """A normalising flow: two outputs, one `log_loss` for both steps, no targets, a loss of its own."""
+    """A normalizing flow: two outputs, one `log_loss` for both steps, no targets, a loss of its own."""
 
     def __init__(self):
         super().__init__()

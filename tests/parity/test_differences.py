@@ -138,7 +138,7 @@ def test_on_train_end_follows_terminate_on_nan_that_raises():
         assert len(ended) == ends
 
 
-def test_check_parity_recognises_a_rounding_of_fits_own_graph():
+def test_check_parity_recognizes_a_rounding_of_fits_own_graph():
     """Of a Dense with "swish": oneDNN fuses its gradient in the graph of a single step, and rounds otherwise."""
 
     def build(activation="swish"):

@@ -13,7 +13,7 @@ ROWS = {"x": X, "y": Y}
 supports = pytest.mark.supports
 
 
-@supports("Models", "functional, subclassed; dropout, batch normalisation, regularisers; a ragged last batch")
+@supports("Models", "functional, subclassed; dropout, batch normalization, regularizers; a ragged last batch")
 @pytest.mark.parametrize("build", [models.dense, models.dropout, models.batch_norm, models.l2, models.subclassed])
 @pytest.mark.parametrize("steps_per_execution", [1, 4])
 def test_models_and_ragged_last_batch(build, steps_per_execution):

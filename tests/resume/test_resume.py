@@ -36,7 +36,7 @@ def test_however_often(tmp_path):
     assert_resumes(models.dropout, {**ROWS, **VALIDATION}, tmp_path, cuts=[2, 6, 7, 11], every=every)
 
 
-@supports("Resume", "dropout, also Keras 2's without a seed; batch normalisation; subclassed models", fit="no")
+@supports("Resume", "dropout, also Keras 2's without a seed; batch normalization; subclassed models", fit="no")
 @pytest.mark.parametrize("build", some(models.subclassed, models.batch_norm, models.two_inputs))
 def test_models(build, tmp_path):
     x = {"left": X[:, :4], "right": X[:, 4:]} if build is models.two_inputs else X

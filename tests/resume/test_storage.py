@@ -402,7 +402,7 @@ def test_another_process_is_refused_while_the_owner_lives_and_not_after_sigkill(
     ],
     ids=range(8),
 )
-def test_stale_locks_are_recognised(text, age, held, tmp_path):
+def test_stale_locks_are_recognized(text, age, held, tmp_path):
     (tmp_path / "lock").write_text(text)
     now = (tmp_path / "lock").stat().st_mtime + age
     lock = DirectoryLock(tmp_path, clock=lambda: now)

@@ -48,7 +48,7 @@ def run(*cells):
 
 
 def rendered(text):
-    """Lines as they stand in the end: after carriage returns and backspaces, without colours; times as T."""
+    """Lines as they stand in the end: after carriage returns and backspaces, without colors; times as T."""
     lines = []
     for line in re.sub(r"\x1b\[[0-9;]*m", "", text).split("\n"):
         shown, column = [], 0

@@ -246,7 +246,7 @@ class OptimizerGroups(keras.optimizers.Optimizer):
             variable.assign(value)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the name and the groups, with their optimizers serialised."""
+        """Returns the name and the groups, with their optimizers serialized."""
         return {
             "name": self.name,
             "by_layer": self._state.by_layer,

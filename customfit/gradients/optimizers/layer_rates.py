@@ -33,7 +33,7 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return self.schedule(step) * self.ratio
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the other schedule, serialised, and the share."""
+        """Returns the other schedule, serialized, and the share."""
         return {"schedule": keras.optimizers.schedules.serialize(self.schedule), "ratio": self.ratio}
 
     @classmethod
@@ -78,7 +78,7 @@ class LayerRates(OptimizerGroups):
         self._state.ratios = [[key, ratio] for key, ratio in pairs]
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the name, the optimizer of layers without a ratio, serialised, and the ratios."""
+        """Returns the name, the optimizer of layers without a ratio, serialized, and the ratios."""
         base = next(iter(self.groups.values()))
         return {
             "name": self.name,
