@@ -4,7 +4,7 @@
 One model is trained by ``fit()``, by ``custom_fit()``, and by a loop of your own.
 
 Run it with ``python fit_or_custom_fit.py``. The data are the images of handwritten digits that come with
-scikit-learn, so nothing is downloaded. It needs scikit-learn: ``pip install "customfit[examples]"``.
+scikit-learn, so nothing is downloaded. It needs scikit-learn: ``pip install scikit-learn``.
 
 It trains the same model three times from the same seed, prints what the three ``History`` objects hold, and ends with
 an error unless every number in them and every weight of the models is equal to the last bit.
@@ -15,7 +15,7 @@ import os
 
 import numpy as np
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow does not announce itself
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow says less of itself
 import tensorflow as tf
 
 from customfit import CustomTrainModel, TrainingSession
@@ -30,7 +30,7 @@ def load_digits():
     try:
         from sklearn import datasets
     except ModuleNotFoundError:
-        raise SystemExit('This example needs scikit-learn: pip install "customfit[examples]"') from None
+        raise SystemExit("This example needs scikit-learn: pip install scikit-learn") from None
     x, y = datasets.load_digits(return_X_y=True)
     x = (x / 16).astype("float32")
     return (x[:1500], y[:1500]), (x[1500:], y[1500:])

@@ -3,7 +3,7 @@
 
 REINFORCE learns to balance a pole, with ``TrainingSession`` around the loop.
 
-Run it with ``python own_loop.py --output return.png``. It needs gymnasium, ``pip install "customfit[examples]"``, and
+Run it with ``python own_loop.py --output return.png``. It needs gymnasium, ``pip install gymnasium``, and
 downloads nothing.
 
 There is no data set to pass to ``fit()``: the model plays 16 episodes of CartPole-v1, learns from them in one
@@ -21,7 +21,7 @@ import os
 
 import numpy as np
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow does not announce itself
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow says less of itself
 import tensorflow as tf
 
 from customfit import CustomTrainModel, EarlyStopping, TrainingSession, callbacks
@@ -36,7 +36,7 @@ def make_game(episodes):
     try:
         import gymnasium
     except ModuleNotFoundError:
-        raise SystemExit('This example needs gymnasium: pip install "customfit[examples]"') from None
+        raise SystemExit("This example needs gymnasium: pip install gymnasium") from None
     return gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make("CartPole-v1") for _ in range(episodes)])
 
 

@@ -5,7 +5,7 @@ Trains a small CNN with ``custom_fit()``, with gradient clipping and early stopp
 
 Run it with ``python quickstart.py``. The data are the 1797 images of handwritten digits that come with scikit-learn,
 so nothing is downloaded; with a network, try ``--data mnist`` or ``--data fashion_mnist``. It needs scikit-learn and
-matplotlib: ``pip install "customfit[examples]"``.
+matplotlib: ``pip install scikit-learn matplotlib``.
 
 It prints the accuracy on images that training never saw, which must be over 97% for the digits, and draws the loss
 and accuracy of every epoch into history.png.
@@ -16,7 +16,7 @@ import os
 
 import numpy as np
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow does not announce itself
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow says less of itself
 import tensorflow as tf
 
 from customfit import CustomTrainModel, EarlyStopping, callbacks
@@ -24,7 +24,7 @@ from customfit import CustomTrainModel, EarlyStopping, callbacks
 keras = tf.keras
 
 REQUIRED_ACCURACY = {"digits": 0.97, "mnist": 0.98, "fashion_mnist": 0.88}
-INSTALL = 'This example needs scikit-learn and matplotlib: pip install "customfit[examples]"'
+INSTALL = "This example needs scikit-learn and matplotlib: pip install scikit-learn matplotlib"
 
 
 def load_images(name):

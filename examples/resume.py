@@ -4,7 +4,7 @@
 A run is killed twice with SIGKILL, resumed by the same call, and ends as if it had been left alone.
 
 Run it with ``python resume.py``. It trains a small network with dropout on the handwritten digits that scikit-learn
-ships (``pip install "customfit[examples]"``), so nothing is downloaded. It compares every weight and the whole
+ships (``pip install scikit-learn``), so nothing is downloaded. It compares every weight and the whole
 History, to the bit, and fails if anything differs.
 """
 
@@ -16,7 +16,7 @@ import tempfile
 
 import numpy as np
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow does not announce itself
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow says less of itself
 import tensorflow as tf
 
 from customfit import Checkpoints, CustomTrainModel, Every
@@ -29,7 +29,7 @@ def train(directory, kill_at=None):
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError:
-        raise SystemExit('This example needs scikit-learn: pip install "customfit[examples]"') from None
+        raise SystemExit("This example needs scikit-learn: pip install scikit-learn") from None
     x, y = load_digits(return_X_y=True)
 
     keras.utils.set_random_seed(1)

@@ -16,7 +16,7 @@ import re
 
 import numpy as np
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow does not announce itself
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow says less of itself
 import sklearn.cluster
 import sklearn.ensemble
 import sklearn.linear_model
@@ -33,7 +33,7 @@ LIBRARIES = {
     "scikit-learn": [sklearn.cluster, sklearn.ensemble, sklearn.linear_model, sklearn.preprocessing],
     "TensorFlow": [tf, tf.math, tf.linalg, tf.image, tf.strings],
 }
-NAMES = r"\b(numpy|np|sklearn|scikit|learn|tensorflow|tf|keras|ndarray|tensors?)\b"
+NAMES = r"\b(numpy|np|sklearn|scikit|learn|tensorflow|tf|keras|ndarray|tensor|tensors)\b"
 
 
 def paragraphs(modules):
@@ -44,9 +44,7 @@ def paragraphs(modules):
             docstring = inspect.getdoc(getattr(module, name, None)) or ""
             for paragraph in docstring.split("\n\n"):
                 text = " ".join(re.findall(r"[a-z]+", paragraph.lower()))
-                text = re.sub(
-                    r"\b(numpy|np|sklearn|scikit|learn|tensorflow|tf|keras|ndarray|tensor|tensors)\b", "", text
-                )
+                text = re.sub(NAMES, "", text)
                 if ">>>" not in paragraph and len(text.split()) >= 12:
                     found.add(text)
     return sorted(found)

@@ -15,7 +15,7 @@ import os
 
 import numpy as np
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow does not announce itself
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow says less of itself
 import tensorflow as tf
 
 from customfit import CustomTrainModel, EarlyStopping
@@ -30,7 +30,7 @@ def load_digits():
     try:
         from sklearn import datasets
     except ModuleNotFoundError:
-        raise SystemExit('This example needs scikit-learn: pip install "customfit[examples]"') from None
+        raise SystemExit("This example needs scikit-learn: pip install scikit-learn") from None
     x, y = datasets.load_digits(return_X_y=True)
     x = (x / 16).astype("float32")
     return (x[:1500], y[:1500]), (x[1500:], y[1500:])

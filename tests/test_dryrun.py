@@ -181,7 +181,7 @@ def test_a_plan_counts_the_gradients_that_are_accumulated():
             {"epochs": 9, "max_steps": 8, "validation_freq": 3, **VALIDATION},
             "validation_freq=3 is never reached: there are 2 epochs",
         ),
-        ({"early_stopping": 2}, "early_stopping waits for 2 epochs, and there are 2"),
+        ({"early_stopping": 2}, "early_stopping has patience=2, and there are 2 epochs"),
         (
             {"checkpoint": Checkpoints("unused", every=Every(steps=50))},
             "Checkpoints(every=Every(steps=50)) is never reached: there are 10 steps",
@@ -194,6 +194,9 @@ def test_a_plan_counts_the_gradients_that_are_accumulated():
             {"callbacks": [keras.callbacks.ReduceLROnPlateau(monitor="val_loss")]},
             "ReduceLROnPlateau monitors val_loss, and there is no validation data",
         ),
+        ({"validation_freq": 3}, "validation_freq=3 has no effect: there is no validation data"),
+        ({"initial_epoch": 2}, "nothing is trained: epochs=2, initial_epoch=2"),
+        ({"epochs": 1, "early_stopping": 2}, "early_stopping has patience=2, and there is 1 epoch"),
     ],
 )
 def test_a_plan_names_options_that_conflict(arguments, conflict):

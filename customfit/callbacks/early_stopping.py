@@ -23,7 +23,7 @@ class EarlyStopping(keras.callbacks.Callback):
     training.
 
     Args:
-        monitor: The metric. Defaults to `val_loss` if there is validation, else to `loss`.
+        monitor: The metric. Defaults to the loss of the first validation set, such as `val_loss`, else to `loss`.
         patience: Epochs without improvement after which training stops. Defaults to 0.
         min_delta: The smallest change that counts as an improvement. Defaults to 0.
         mode: Whether a lower value is better (`"min"`) or a higher one (`"max"`). Defaults to `"auto"`: the metric's
@@ -45,7 +45,8 @@ class EarlyStopping(keras.callbacks.Callback):
         best_step: The step of that value, if it is from a validation within an epoch, else `None`.
 
     Raises:
-        ValueError: At once if an option is wrong. After the first epoch if the metric is not available.
+        ValueError: At once if an option is wrong. If the metric is not available, before the first step under
+            `custom_fit` where that can be told, else after the first epoch.
 
     Example:
 

@@ -54,7 +54,7 @@ def new_panels(needed_by: str, count: int) -> list[Axes]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError(f'`{needed_by}` needs matplotlib: `pip install "customfit[plots]"`.') from None
+        raise ImportError(f"`{needed_by}` needs matplotlib: `pip install matplotlib`.") from None
     columns = 2 if count == 4 else min(count, 3)
     rows = math.ceil(count / columns)
     width = 8 if columns == 1 else 5.5 * columns

@@ -38,6 +38,8 @@ def differences(
         elif name == "learning_rate":
             if before and after and not same(after, saved_rates):
                 found += [line for pair in zip(before, after) for line in _of_values("", name, *pair)]
+        elif name == "validation":
+            found += [f"validation: {line}" for line in _of_values("", name, before, after)]
         elif name not in ("release", *COUNTS):
             found += _of_values("", name, before, after)
     return _of_counts(saved, now, names) + found

@@ -185,8 +185,7 @@ def _splits(cv: Splits, rows: int, y: Any, groups: Any, seed: int) -> Iterable[t
             from sklearn import model_selection
         except ImportError:
             raise ImportError(
-                '`cross_validate` needs scikit-learn: `pip install "customfit[cross-validation]"`. Or pass `cv` as '
-                "pairs of indices."
+                "`cross_validate` needs scikit-learn: `pip install scikit-learn`. Or pass `cv` as pairs of indices."
             ) from None
         are_classes = labels is not None and labels.ndim == 1 and labels.dtype.kind in "biuOSU"
         kind = model_selection.StratifiedKFold if are_classes else model_selection.KFold

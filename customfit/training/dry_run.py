@@ -65,7 +65,7 @@ class DryRun:
 
     @property
     def is_full(self) -> bool:
-        """Whether the run saves, obeys limits and has all its epochs: unless it is tried out on some `batches`."""
+        """Whether the run saves, obeys limits and has all its epochs. It does unless `batches` are tried out."""
         return self.batches is None
 
     def training(self, data: Source) -> Source:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Callable
+
+import numpy as np
 
 from customfit import compat
 from customfit.compat import keras
@@ -66,7 +69,21 @@ def metric_results(model: keras.Model, step_logs: dict) -> dict:
     if not all(getattr(metric, "built", True) for metric in model.metrics):
         return logs  # of `compile(metrics=)`, but the user's own step has never updated them
     results = compat.pythonify_logs(model.get_metrics_result())
-    return results if not logs or results.keys() == logs.keys() else logs
+    if logs and results.keys() != logs.keys():
+        return logs
+    if np.any(logs.get("loss")) and not np.any(results["loss"]) and not _is_updated(model, "loss"):
+        warnings.warn(
+            'A step returns a "loss", but does not update the metric "loss" of the model. That one is logged, as in '
+            "`fit`, and is 0. Call `self.track_loss(loss, x)` in the step.",
+            stacklevel=2,
+        )
+    return results
+
+
+def _is_updated(model: keras.Model, name: str) -> bool:
+    """Whether the model's mean of that name has been given a value since it was reset."""
+    means = [metric for metric in model.metrics if metric.name == name and isinstance(metric, keras.metrics.Mean)]
+    return not means or any(float(mean.count.numpy()) for mean in means)
 
 
 def check_model(model: keras.Model) -> None:

@@ -43,7 +43,8 @@ class Plan:
         activation_bytes: The size of what the forward pass of a batch leaves for the backward pass, likewise.
         seconds: How long the steps take, by the last ones that this model has trained in this process. `None` if it has
             trained none.
-        conflicts: Options that exclude each other, or have no effect, in words.
+        conflicts: What would have no effect, or never be reached, in words: a limit, validation, checkpoints, patience,
+            a monitor.
     """
 
     resumes_at: tuple[int, int] | None
@@ -150,6 +151,7 @@ def make_plan(
             *_notes(data, refused),
             *_never_reached(whole, total, max_steps, validation, checkpoints.options),
             *_conflicts(whole, validation, early_stopping, callbacks),
+            *([] if len(epochs) else [f"nothing is trained: epochs={epochs.stop}, initial_epoch={epochs.start}"]),
         ),
         parameters=sum(int(np.prod(variable.shape)) for variable in compat.variables_in(model.weights)),
         step_flops=None if costs is None else costs.flops,
@@ -167,16 +169,16 @@ def _never_reached(
 ) -> list[str]:
     found = []
     if max_steps is not None and steps is not None and steps < max_steps:
-        found.append(f"max_steps={max_steps} is never reached: there are {steps} steps")
+        found.append(f"max_steps={max_steps} is never reached: there {_are(steps, 'step')}")
     if validation.steps is not None and steps is not None and validation.steps > steps:
-        found.append(f"validation_freq={validation.freq} is never reached: there are {steps} steps")
+        found.append(f"validation_freq={validation.freq} is never reached: there {_are(steps, 'step')}")
     if validation.data and not validation.is_within_epochs and not any(map(validation.due_after_epoch, range(epochs))):
-        found.append(f"validation_freq={validation.freq} is never reached: there are {epochs} epochs")
+        found.append(f"validation_freq={validation.freq} is never reached: there {_are(epochs, 'epoch')}")
     every = None if checkpoints is None else checkpoints.every
     if every is not None and every.steps is not None and steps and every.steps > steps:
-        found.append(f"Checkpoints(every={every}) is never reached: there are {steps} steps")
+        found.append(f"Checkpoints(every={every}) is never reached: there {_are(steps, 'step')}")
     if every is not None and every.epochs is not None and every.epochs > epochs > 0:
-        found.append(f"Checkpoints(every={every}) is never reached: there are {epochs} epochs")
+        found.append(f"Checkpoints(every={every}) is never reached: there {_are(epochs, 'epoch')}")
     return found
 
 
@@ -189,12 +191,18 @@ def _conflicts(
     found = []
     patience = getattr(early_stopping, "patience", 0)
     if early_stopping is not None and not validation.is_within_epochs and patience >= epochs:
-        found.append(f"early_stopping waits for {patience} epochs, and there are {epochs}")
+        found.append(f"early_stopping has patience={patience}, and there {_are(epochs, 'epoch')}")
+    if validation.freq != 1 and not validation.data:
+        found.append(f"validation_freq={validation.freq} has no effect: there is no validation data")
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
         if isinstance(monitor, str) and monitor.startswith("val_") and not validation.data:
             found.append(f"{type(callback).__name__} monitors {monitor}, and there is no validation data")
     return found
+
+
+def _are(count: int, what: str) -> str:
+    return f"is 1 {what}" if count == 1 else f"are {count} {what}s"
 
 
 def _notes(data: Source, refused: str | None) -> list[str]:

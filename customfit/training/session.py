@@ -51,7 +51,8 @@ class TrainingSession:
 
     Args:
         model: A compiled `CustomTrainModel`.
-        epochs, initial_epoch: The epochs at which training ends, and starts. They default to 1 and 0.
+        epochs: The number of the epoch, counted from 1, with which training ends. Defaults to 1.
+        initial_epoch: The epoch with which it starts, counted from 0. Defaults to 0.
         steps_per_epoch: Steps in an epoch, for the progress bar. Defaults to `None`: not known.
         workers: Options of `keras.utils.Sequence` data, as `fit` of Keras 2 takes them.
         callbacks, verbose, early_stopping, log_every, max_steps, max_time, dry_run: As in `custom_fit`.
@@ -64,7 +65,7 @@ class TrainingSession:
         clock: A clock in seconds that never goes back, for `max_time` and `Every(seconds=)`; only differences count.
 
     Attributes:
-        progress: How far the run is: a `Progress`.
+        progress: How far the run is: its `epoch`, its `step` in the epoch, and `total_steps`.
         validation: The passes over the validation data.
 
     Raises:

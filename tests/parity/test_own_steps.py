@@ -1,11 +1,12 @@
 """Models with a `train_step` of their own, as keras.io's guides write them: `custom_fit` trains them as `fit` does."""
 
 import functools
+import warnings
 
 import numpy as np
 import pytest
 
-from customfit import CustomTrainMixin, CustomTrainModel
+from customfit import CustomTrainMixin, CustomTrainModel, compat
 from customfit.compat import keras, tf
 from tests.parity import models
 from tests.parity.guides import (
@@ -135,3 +136,51 @@ def test_their_step_trains_as_under_fit(case, order):
 @pytest.mark.parametrize("case", ["gan", "trainer"])
 def test_their_step_trains_as_under_fit_however_it_is_compiled(case, options):
     assert_as_plain(case, "theirs first", **options)
+
+
+class Returning:
+    """A step that returns its loss, and maybe tracks it."""
+
+    tracks = False
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(y, self(x, training=True)))
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, self.trainable_variables), self.trainable_variables))
+        if self.tracks:
+            self.track_loss(loss, x)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("options", [{}, {"loss": "sparse_categorical_crossentropy"}], ids=str)
+def test_a_loss_that_a_step_returns_and_does_not_track_is_logged_as_in_fit_and_said_where_it_is_0(options):
+    """Keras 3 logs its metric "loss", which such a step does not update."""
+
+    class Ours(Returning, CustomTrainModel):
+        pass
+
+    class Theirs(Returning, keras.Model):
+        pass
+
+    class Tracking(Ours):
+        tracks = True
+
+    losses, said = {}, {}
+    for how, cls in {"fit": Theirs, "custom_fit": Ours, "tracked": Tracking}.items():
+        if how == "tracked" and not compat.IS_KERAS_3:
+            continue  # Keras 2 tracks in `compute_loss`
+        keras.utils.set_random_seed(7)
+        inputs = keras.Input((8,))
+        model = cls(inputs, layers.Dense(3, activation="softmax")(inputs))
+        model.compile("sgd", **options)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            train = model.fit if how == "fit" else model.custom_fit
+            losses[how] = train(X, Y, batch_size=16, shuffle=False, verbose=0).history["loss"]
+        said[how] = [warning for warning in caught if "does not update the metric" in str(warning.message)]
+    assert losses["custom_fit"] == losses["fit"]
+    is_zero = compat.IS_KERAS_3
+    assert (losses["fit"] == [0]) == is_zero
+    assert {how: len(found) for how, found in said.items() if found} == ({"custom_fit": 1} if is_zero else {})
+    assert losses.get("tracked", [1]) != [0]
