@@ -217,6 +217,15 @@ def test_lines_beside_a_progress_bar_have_lines_of_their_own(how, capsys):
     assert not any("loss:" in line and " = " in line for line in lines)
 
 
+def test_lines_without_a_progress_bar_follow_one_another(capsys):
+    model = models.dense(CustomTrainModel)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.custom_fit(X, Y, batch_size=8, epochs=2, verbose=2, log_every=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if " = " in line]) >= 4
+    assert all(lines)
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

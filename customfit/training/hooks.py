@@ -126,7 +126,7 @@ class BatchHooks:
             step, logs = self._unseen
             for bar in self._progress_bars:
                 getattr(bar, self._end_hook)(step, compat.pythonify_logs(logs))
-                self._bar_on_line = True
+                self._bar_on_line = bar.verbose == 1  # with 2 it only writes a line when an epoch ends
             self._refreshed, self._unseen = self._clock(), None
 
     def _update_listeners(self, step: int) -> None:
