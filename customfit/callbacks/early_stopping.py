@@ -218,7 +218,7 @@ class EarlyStopping(keras.callbacks.Callback):
 
     @property
     def direction(self) -> Direction:
-        """Which direction of the metric is better: "min" or "max"."""
+        """The direction of the metric that is better, "min" or "max"."""
         return self._direction()
 
     def _direction(self) -> Direction:

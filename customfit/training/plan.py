@@ -82,11 +82,11 @@ class Plan:
             ("validations", _count(self.validations)),
             ("checkpoints", _count(self.checkpoints)),
             ("parameters", _count(self.parameters)),
-            ("weights", _megabytes(self.parameter_bytes)),
-            ("gradients", _megabytes(self.gradient_bytes)),
-            ("optimizer", _megabytes(self.optimizer_bytes)),
-            ("activations", _megabytes(self.activation_bytes)),
-            ("data", _megabytes(self.data_bytes)),
+            ("weights", _size(self.parameter_bytes)),
+            ("gradients", _size(self.gradient_bytes)),
+            ("optimizer", _size(self.optimizer_bytes)),
+            ("activations", _size(self.activation_bytes)),
+            ("data", _size(self.data_bytes)),
             ("a step", "not known" if self.step_flops is None else f"{self.step_flops / 1e9:,.3g} GFLOP"),
             ("time", "not known" if self.seconds is None else str(datetime.timedelta(seconds=math.ceil(self.seconds)))),
         ]
@@ -258,5 +258,7 @@ def _count(number: int | None) -> str:
     return "not known" if number is None else f"{number:,}"
 
 
-def _megabytes(number: int | None) -> str:
-    return "not known" if number is None else f"{number / 1e6:,.1f} MB"
+def _size(number: int | None) -> str:
+    if number is None:
+        return "not known"
+    return f"{number / 1e6:,.1f} MB" if number >= 1e6 else f"{number / 1e3:,.1f} kB"

@@ -51,8 +51,7 @@ class TrainingSession:
 
     Args:
         model: A compiled `CustomTrainModel`.
-        epochs: The number of the epoch, counted from 1, with which training ends. Defaults to 1.
-        initial_epoch: The epoch with which it starts, counted from 0. Defaults to 0.
+        epochs, initial_epoch: How many epochs there are, and the one to start with, counted from 0. Default to 1 and 0.
         steps_per_epoch: Steps in an epoch, for the progress bar. Defaults to `None`: not known.
         workers: Options of `keras.utils.Sequence` data, as `fit` of Keras 2 takes them.
         callbacks, verbose, early_stopping, log_every, max_steps, max_time, dry_run: As in `custom_fit`.

@@ -729,7 +729,12 @@ def from_logits():
         (models.dense, {"class_weight": {0: 2.0}}, {}, "class_weight=.*, was None"),
         (models.dense, {"x": X + 1}, {}, "checksum of rows"),
         (models.dense, {"x": X[:60], "y": Y[:60]}, {}, "rows=60, was 70"),
-        (models.dense, {"validation_freq": Every(steps=3), **VALIDATION}, {}, r"freq='Every\(steps=3\)', was 1"),
+        (
+            models.dense,
+            {"validation_freq": Every(steps=3), **VALIDATION},
+            {},
+            r"validation: freq='Every\(steps=3\)', was 1",
+        ),
         (models.dense, {}, {"optimizer": "sgd"}, r"optimizer=SGD\(.*\), was Adam\(.*\)"),
         (
             models.dense,
