@@ -9,7 +9,10 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import pytest
 
 # A case of these costs seconds: models are traced and trained, twice at least.
-COSTLY = ("tests/parity/", "tests/resume/", "tests/distributed/", "tests/test_gradients.py")
+COSTLY = (
+    *("tests/parity/", "tests/resume/", "tests/distributed/", "tests/test_gradients.py", "tests/test_prediction.py"),
+    *("tests/test_eject.py", "tests/test_layer_rates.py", "tests/test_one_cycle.py", "tests/test_remat.py"),
+)
 ALWAYS = ("tests/parity/test_data_orders.py", "tests/parity/test_data_conversion.py")  # no case stands for another
 
 

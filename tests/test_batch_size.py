@@ -51,6 +51,7 @@ def search(build, x=X, y=Y, **options):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the memory of a process is limited on Linux")
+@pytest.mark.long
 def test_more_memory_fits_a_larger_batch():
     found = search(wide, memory=1000 * MEGABYTE, smallest=16)
     assert list(found.tried.values()) == ["fits"] * (len(found.tried) - 1) + ["too large"]

@@ -53,6 +53,7 @@ def test_the_table_has_mean_and_deviation():
     assert f"{found.mean['accuracy']:.4f}" in lines[4]
 
 
+@pytest.mark.long
 def test_processes_find_the_same():
     alone, together = validate(cv=2, epochs=1), validate(cv=2, epochs=1, processes=2)
     assert together.folds == alone.folds

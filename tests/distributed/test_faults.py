@@ -38,6 +38,7 @@ def assert_named(errors, lost):
         ("begin:1", 1, 0),
     ],
 )
+@pytest.mark.long
 def test_a_job_started_again_ends_with_the_bits_of_one_left_alone(alone, tmp_path, how, lost, done):
     (errors,) = fails(tmp_path, how, lost)
     assert_named(errors, lost)

@@ -149,6 +149,7 @@ def evaluated(strategy):
 
 
 @slow
+@pytest.mark.long
 def test_three_workers():
     """Batches that cannot be split evenly, fewer rows than workers, and four files for three of them."""
     names = ["shuffled_arrays", "few_rows", "single_rows", "plain_dataset"]

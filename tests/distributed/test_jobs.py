@@ -69,6 +69,7 @@ def test_max_time_ends_all_at_the_same_step(tmp_path):
     assert stopped[0]["why"] == "reached max_time=0.5"
 
 
+@pytest.mark.long
 def test_uneven_shares_are_resumed_where_each_of_them_was(tmp_path):
     for folder in ("alone", "killed"):
         (tmp_path / folder).mkdir()
@@ -111,6 +112,7 @@ def test_another_number_of_workers_is_refused_where_their_state_cannot_be_shared
 
 
 @supports("Distribution", "three workers: the same as two", fit="no")
+@pytest.mark.long
 def test_three_workers_share_a_checkpoint_and_end_with_the_bits_of_a_job_left_alone(tmp_path):
     started = job.start(MODULE, tmp_path, "kill:0:7", workers=3)
     for errors in job.survivors(started, 0, 120):

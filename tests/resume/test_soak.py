@@ -50,6 +50,7 @@ def test_killed_at_each_moment_it_ends_as_if_left_alone(quick):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("train_fn", [trainings.differs, trainings.counts_in_python])
+@pytest.mark.long
 def test_a_training_that_cannot_be_taken_up_is_found_out(train_fn):
     report = check_resume(train_fn, kill_at=[12])
     assert not report
