@@ -141,7 +141,7 @@ class Fitting(compat.KerasModel):
 
         Returns:
             A `Plan`: updates, validations, checkpoints, memory, time and the operations of a step; of a run that was
-            cut off what is left; and options that exclude each other or have no effect. It prints as a table.
+            cut off what is left; and what would have no effect or never be reached. It prints as a table.
 
         Example:
 

@@ -33,7 +33,7 @@ class ResumeReport:
     Attributes:
         equal: Whether all variables and the History are equal to the bit.
         message: What differs, first and by how much; or how the kills went.
-        kills: How the run was killed: `(step, moment)`, where the moment is "step", "writing", "pruning" or "validating".
+        kills: How the run was killed: `(step, moment)`, with the moments "step", "writing", "pruning" and "validating".
         variable: The first variable that differs, or `None`.
     """
 
