@@ -43,8 +43,8 @@ def save(results: list[dict], path: Path) -> None:
         reference = timings.get("fit") or max(timings.values(), key=lambda timing: timing["us_per_step"])
         speeds = [reference["us_per_step"] / timing["us_per_step"] for timing in timings.values()]
         labels = [LABELS[name].replace("`", "") for name in timings]
-        colours = ["tab:orange" if name.startswith("custom_fit") else "tab:gray" for name in timings]
-        panel.bar_label(panel.barh(labels, speeds, color=colours), fmt="%.1f", padding=2)
+        colors = ["tab:orange" if name.startswith("custom_fit") else "tab:gray" for name in timings]
+        panel.bar_label(panel.barh(labels, speeds, color=colors), fmt="%.1f", padding=2)
         panel.set_axis_on()
         panel.invert_yaxis()
         panel.margins(x=0.15)

@@ -15,7 +15,7 @@ on images that neither has seen.
 import argparse
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow says less of itself
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow logs less
 import tensorflow as tf
 from sklearn.datasets import load_digits
 

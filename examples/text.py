@@ -16,7 +16,7 @@ import re
 
 import numpy as np
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow says less of itself
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow logs less
 import sklearn.cluster
 import sklearn.ensemble
 import sklearn.linear_model

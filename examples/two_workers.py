@@ -17,7 +17,7 @@ import tempfile
 
 import numpy as np
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow says less of itself
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import: TensorFlow logs less
 import tensorflow as tf
 from sklearn.datasets import load_digits
 

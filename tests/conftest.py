@@ -30,7 +30,7 @@ def pytest_addoption(parser):
 def pytest_cmdline_main(config):
     """Given nothing, runs what takes minutes, in several processes if pytest-xdist is there.
 
-    That is each test but the slow ones, in one case of those that train. tox runs the slow ones and more cases.
+    That is each test but the slow and long ones, in one case of those that train. tox runs the slow ones and more cases.
     """
     if hasattr(config, "workerinput"):
         return  # this is one of them
@@ -40,7 +40,7 @@ def pytest_cmdline_main(config):
         config.option.numprocesses = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
         config.option.dist = "worksteal"
         if not (given["keyword"] or given["markexpr"] or given["cases"]):
-            config.option.markexpr, config.option.cases = "not slow", 1
+            config.option.markexpr, config.option.cases = "not slow and not long", 1
 
 
 @pytest.hookimpl(optionalhook=True)

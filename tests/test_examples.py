@@ -17,7 +17,7 @@ QUIET = 'os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")'
 
 
 # What shows most of the library; the others are run with the site, whose gallery they make.
-FIRST = ("quickstart", "fit_or_custom_fit", "tutorial")
+FIRST = ("quickstart", "fit_or_custom_fit", "tutorial", "own_loop", "gan", "sam")
 
 
 def examples():

@@ -88,6 +88,8 @@ def test_the_direction_of_a_name_that_does_not_tell_it_is_asked_for():
         assert best.get_label() == f"best height: epoch {epoch}"
     with pytest.raises(ValueError, match='`mode` must be "min" or "max"'):
         callbacks.plot_history(logs, monitor="height")
+    with pytest.raises(ValueError, match='`mode` must be "auto", "min" or "max"'):
+        callbacks.plot_history(logs, mode="lowest")
     (panel,) = callbacks.plot_history({"height": [0.1, 0.9]})  # nobody has asked for the best epoch
     assert [line.get_label() for line in panel.lines] == ["height"]
 
@@ -96,6 +98,10 @@ def test_a_training_that_was_never_finite_is_drawn_without_a_best_epoch():
     for values in ([math.nan, math.nan], [math.inf, math.nan]):
         (panel,) = callbacks.plot_history({"loss": values})
         assert [line.get_label() for line in panel.lines] == ["loss"]
+    (panel,) = callbacks.plot_history({"accuracy": [[0.1, 0.2], [0.3, 0.4]]})  # of two classes
+    assert not panel.lines
+    (panel,) = callbacks.plot_history({"loss": [1.0, 2.0], "val_loss": []})
+    assert [line.get_label() for line in panel.lines] == ["loss", "val_loss"]
     assert callbacks.plot_history({"loss": [-math.inf, 1.0]})[0].lines[-1].get_label() == "best loss: epoch 2"
 
 

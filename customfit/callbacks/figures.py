@@ -121,12 +121,14 @@ def _monitored(
     logs: Mapping[str, Sequence[float]], monitor: str | None, mode: Literal["auto", "min", "max"]
 ) -> tuple[str, Direction | None]:
     """The log by which the best epoch is chosen, and which direction of it is better, where that is known."""
+    if mode not in ("auto", "min", "max"):
+        raise ValueError(f'`mode` must be "auto", "min" or "max". Received: mode={mode!r}')
     sets = validation_sets(logs)
     by = monitor or (f"{sets[0]}_loss" if sets else next(iter(log_groups(logs))))
     if by not in logs:
         raise ValueError(f"`monitor` must be one of {', '.join(logs)}. Received: monitor={monitor!r}")
     direction = direction_of(by) if mode == "auto" else mode
-    if direction not in ("min", "max", None) or (monitor and direction is None):
+    if monitor and direction is None:
         raise ValueError(
             '`mode` must be "min" or "max", because the name of the log does not tell which is better. '
             f"Received: mode={mode!r}, monitor={monitor!r}"
@@ -183,21 +185,21 @@ def epochs_of(values: Sequence[float], epochs: np.ndarray) -> np.ndarray:
         values: The values of a log.
         epochs: All epochs.
     """
-    every = max(1, len(epochs) // len(values))
+    every = max(1, len(epochs) // max(1, len(values)))
     return epochs[every - 1 :: every][: len(values)]
 
 
 def best_epoch(values: Sequence[float], direction: Direction, epochs: np.ndarray) -> int | None:
-    """Returns the epoch with the best value; `None` if no value is finite.
+    """Returns the epoch with the best value; `None` if no value is a finite number.
 
     Args:
         values: The values of a log.
         direction: Which direction is better, "min" or "max".
         epochs: All epochs.
     """
-    finite = np.where(np.isfinite(values), values, np.nan)
-    if np.isnan(finite).all():
+    if np.ndim(values) != 1 or not np.isfinite(values).any():
         return None
+    finite = np.where(np.isfinite(values), values, np.nan)
     find = np.nanargmax if direction == "max" else np.nanargmin
     return int(epochs_of(values, epochs)[find(finite)])
 

@@ -39,10 +39,22 @@ def differences(
             if before and after and not same(after, saved_rates):
                 found += [line for pair in zip(before, after) for line in _of_values("", name, *pair)]
         elif name == "validation":
-            found += [f"validation: {line}" for line in _of_values("", name, before, after)]
+            found += _of_validation(before or {}, after or {})
         elif name not in ("release", *COUNTS):
             found += _of_values("", name, before, after)
     return _of_counts(saved, now, names) + found
+
+
+def _of_validation(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What differs between how often two runs validate, and on what. A set has the prefix of its logs as its name."""
+    found = _of_values("", "freq", before.get("freq"), after.get("freq"))
+    old, new = before.get("sets", {}), after.get("sets", {})
+    for name in _keys(old, new):
+        if name in old and name in new:
+            found += _of_values("", name, old[name], new[name])
+        else:
+            found.append(f"the data {name.rstrip('_')!r} is {'new' if name in new else 'missing'}")
+    return [f"validation: {line}" for line in found]
 
 
 def _of_counts(saved: Mapping[str, Any], now: Mapping[str, Any], names: Sequence[str]) -> list[str]:

@@ -66,8 +66,8 @@ def check_resume(
     Args:
         train_fn: Trains and returns `(model, history)`. It is given the directory to pass on as `checkpoint`. A
             function of a module or script, since another process has to find it by its name.
-        kill_at: The steps after which to kill, ascending, or each with the moment: `(step, "validating")`, and likewise
-            "step", and "writing" and "pruning" (of checkpoints). Defaults to `None`: at random.
+        kill_at: The steps after which to kill, ascending, or tuples `(step, moment)`. The moments are "step", "writing"
+            and "pruning" (of checkpoints), and "validating". Defaults to `None`: at random.
         kills: How many times to kill at random. Defaults to 3.
         seed: The seed that random steps are drawn by.
         timeout: Seconds after which a process counts as hung.

@@ -5,12 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import Callable
 
-import numpy as np
-
 from customfit import compat
 from customfit.compat import keras
 from customfit.data import Source
-from customfit.execution import compiled_steps
+from customfit.execution import StepName, compiled_steps
 from customfit.training.hooks import BatchHooks
 
 
@@ -52,7 +50,7 @@ class Evaluation:
                 self._hooks.end(block, logs)
             after_block()
         self._hooks.refresh()
-        logs = compat.pythonify_logs(metric_results(self._model, logs)) if has_run else {}
+        logs = compat.pythonify_logs(metric_results(self._model, logs, "test_step")) if has_run else {}
         self._callbacks.on_test_end(logs)
         for callback in self._callbacks.callbacks:
             if hasattr(callback, "test_logs"):
@@ -63,27 +61,33 @@ class Evaluation:
         return self._hooks.block_size(step, self._steps_per_execution, compiled_steps(self._model).test.pace)
 
 
-def metric_results(model: keras.Model, step_logs: dict) -> dict:
-    """The metrics' results, as numbers; as in `fit`, a step's own logs where a user's step returns something else."""
+def metric_results(model: keras.Model, step_logs: dict, step: StepName) -> dict:
+    """The metrics' results, as numbers; as in `fit`, a step's own logs where a user's step returns something else.
+
+    Args:
+        model: The model.
+        step_logs: The logs of the last step.
+        step: Which step of the model returned them.
+    """
     logs = compat.epoch_logs(step_logs)
     if not all(getattr(metric, "built", True) for metric in model.metrics):
         return logs  # of `compile(metrics=)`, but the user's own step has never updated them
     results = compat.pythonify_logs(model.get_metrics_result())
     if logs and results.keys() != logs.keys():
         return logs
-    if np.any(logs.get("loss")) and not np.any(results["loss"]) and not _is_updated(model, "loss"):
+    if "loss" in logs and model.results_of(step) is None and _has_no_value(model, "loss"):
         warnings.warn(
-            'A step returns a "loss", but does not update the metric "loss" of the model. That one is logged, as in '
-            "`fit`, and is 0. Call `self.track_loss(loss, x)` in the step.",
+            f'`{step}` returns a "loss", but does not update the metric "loss" of the model. That one is logged, as in '
+            f"`fit`, and is 0. Call `self.track_loss(loss, x)` in `{step}`, or update the metric if it is your own.",
             stacklevel=2,
         )
     return results
 
 
-def _is_updated(model: keras.Model, name: str) -> bool:
-    """Whether the model's mean of that name has been given a value since it was reset."""
-    means = [metric for metric in model.metrics if metric.name == name and isinstance(metric, keras.metrics.Mean)]
-    return not means or any(float(mean.count.numpy()) for mean in means)
+def _has_no_value(model: keras.Model, name: str) -> bool:
+    """Whether what is logged by that name is a mean that nothing has updated since it was reset."""
+    of_name = [metric for metric in model.metrics if metric.name == name]
+    return bool(of_name) and isinstance(of_name[-1], keras.metrics.Mean) and not float(of_name[-1].count.numpy())
 
 
 def check_model(model: keras.Model) -> None:

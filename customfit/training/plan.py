@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import html
 import math
+import numbers
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class Plan:
         seconds: How long the steps take, by the last ones that this model has trained in this process. `None` if it has
             trained none.
         conflicts: What would have no effect, or never be reached, in words: a limit, validation, checkpoints, patience,
-            a monitor.
+            a monitor; that no epoch is left, that the checkpoint is refused, that a generator has been read.
     """
 
     resumes_at: tuple[int, int] | None
@@ -151,8 +152,9 @@ def make_plan(
             *_notes(data, refused),
             *_never_reached(whole, total, max_steps, validation, checkpoints.options),
             *_conflicts(whole, validation, early_stopping, callbacks),
-            *([] if len(epochs) else [f"nothing is trained: epochs={epochs.stop}, initial_epoch={epochs.start}"]),
-        ),
+        )
+        if epochs
+        else (f"nothing is trained: epochs={epochs.stop}, initial_epoch={epochs.start}",),
         parameters=sum(int(np.prod(variable.shape)) for variable in compat.variables_in(model.weights)),
         step_flops=None if costs is None else costs.flops,
         activation_bytes=None if costs is None else costs.activation_bytes,
@@ -192,7 +194,7 @@ def _conflicts(
     patience = getattr(early_stopping, "patience", 0)
     if early_stopping is not None and not validation.is_within_epochs and patience >= epochs:
         found.append(f"early_stopping has patience={patience}, and there {_are(epochs, 'epoch')}")
-    if validation.freq != 1 and not validation.data:
+    if not validation.data and not (isinstance(validation.freq, numbers.Integral) and validation.freq == 1):
         found.append(f"validation_freq={validation.freq} has no effect: there is no validation data")
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)

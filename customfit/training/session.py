@@ -396,5 +396,5 @@ class TrainingSession:
         if self._epoch_logs is None:
             self.model.gradient_pipeline.flush()
             self._hooks.refresh()
-            self._epoch_logs = metric_results(self.model, self.progress.step_logs)
+            self._epoch_logs = metric_results(self.model, self.progress.step_logs, "train_step")
         return self._epoch_logs

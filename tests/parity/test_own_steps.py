@@ -184,3 +184,36 @@ def test_a_loss_that_a_step_returns_and_does_not_track_is_logged_as_in_fit_and_s
     assert (losses["fit"] == [0]) == is_zero
     assert {how: len(found) for how, found in said.items() if found} == ({"custom_fit": 1} if is_zero else {})
     assert losses.get("tracked", [1]) != [0]
+
+
+class Validating(CustomTrainModel):
+    """Trains as ours; a step of its own validates, and its loss may be of any kind."""
+
+    loss_of = staticmethod(tf.reduce_mean)
+
+    def test_step(self, data):
+        return {"loss": self.loss_of(self(data[0], training=False))}
+
+
+def test_a_test_step_that_does_not_track_its_loss_is_named_too():
+    inputs = keras.Input((8,))
+    model = Validating(inputs, layers.Dense(3, activation="softmax")(inputs))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.custom_fit(X, Y, verbose=0)
+        assert not caught
+        model.custom_fit(X, Y, validation_data=(X, Y), verbose=0)
+    said = [str(warning.message) for warning in caught if "does not update" in str(warning.message)]
+    assert [message.split()[0] for message in said] == ["`test_step`"]
+
+
+@pytest.mark.skipif(not compat.IS_KERAS_3, reason="Keras 2 logs what the step returns, and expects a number")
+def test_a_returned_loss_may_be_of_any_kind():
+    inputs = keras.Input((8,))
+    model = Validating(inputs, layers.Dense(3, activation="softmax")(inputs))
+    model.loss_of = lambda outputs: tf.RaggedTensor.from_row_lengths(outputs[:3, 0], [1, 2])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.warns(UserWarning, match="does not update"):
+        logs = model.custom_evaluate(X, Y, verbose=0, return_dict=True)
+    assert logs == {"loss": 0}

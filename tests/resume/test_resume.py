@@ -723,7 +723,7 @@ def from_logits():
         (tanh, {}, {}, "dense: activation='tanh', was 'relu'$"),
         (models.dense, {}, {"loss_weights": [0.5]}, r"loss_weights=\[0.5\], was None"),
         (models.dense, {}, {"loss": from_logits}, "loss: from_logits=True, was False$"),
-        (models.dense, {"validation_data": (X[:30], Y[:30])}, {}, "val_="),
+        (models.dense, {"validation_data": (X[:30], Y[:30])}, {}, "validation: the data 'val' is new"),
         (models.dense, {"batch_size": 8}, {}, "batch_size=8, was 16"),
         (models.dense, {"shuffle": False}, {}, "shuffle=False, was True"),
         (models.dense, {"class_weight": {0: 2.0}}, {}, "class_weight=.*, was None"),
