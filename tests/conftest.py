@@ -30,7 +30,7 @@ def pytest_addoption(parser):
 def pytest_cmdline_main(config):
     """Given nothing, runs what takes minutes, in several processes if pytest-xdist is there.
 
-    That is each test but the slow and long ones, in one case of those that train. tox runs the slow ones and more cases.
+    That is each test but the slow and long ones, in one case of those that train. tox runs the slow ones, too.
     """
     if hasattr(config, "workerinput"):
         return  # this is one of them
