@@ -733,7 +733,7 @@ def from_logits():
             models.dense,
             {"validation_freq": Every(steps=3), **VALIDATION},
             {},
-            r"validation: freq='Every.*', was 1",
+            r"validation: freq='Every\(steps=3\)', was 1",
         ),
         (models.dense, {}, {"optimizer": "sgd"}, r"optimizer=SGD\(.*\), was Adam\(.*\)"),
         (
