@@ -222,7 +222,7 @@ class EarlyStopping(keras.callbacks.Callback):
         return self._direction()
 
     def _direction(self) -> Direction:
-        direction = direction_of(self.monitor or "") if self.mode == "auto" else self.mode
+        direction = direction_of(self.monitor or "", self.mode)
         if direction is None:
             raise ValueError(
                 '`mode` must be "min" or "max", because the name of the metric does not tell which is better. Is it '

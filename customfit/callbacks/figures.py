@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from customfit.callbacks.monitoring import Direction, direction_of
+from customfit.callbacks.monitoring import Direction, default_monitor, direction_of
 from customfit.compat import keras
 
 if TYPE_CHECKING:
@@ -123,11 +123,11 @@ def _monitored(
     """The log by which the best epoch is chosen, and which direction of it is better, where that is known."""
     if mode not in ("auto", "min", "max"):
         raise ValueError(f'`mode` must be "auto", "min" or "max". Received: mode={mode!r}')
-    sets = validation_sets(logs)
-    by = monitor or (f"{sets[0]}_loss" if sets else next(iter(log_groups(logs))))
+    default = default_monitor([f"{name}_" for name in validation_sets(logs)])
+    by = monitor or (default if default in logs else next(iter(log_groups(logs))))
     if by not in logs:
         raise ValueError(f"`monitor` must be one of {', '.join(logs)}. Received: monitor={monitor!r}")
-    direction = direction_of(by) if mode == "auto" else mode
+    direction = direction_of(by, mode)
     if monitor and direction is None:
         raise ValueError(
             '`mode` must be "min" or "max", because the name of the log does not tell which is better. '

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from customfit.callbacks.figures import best_epoch, epochs_of, log_groups, validation_sets
+from customfit.callbacks.monitoring import default_monitor
 from customfit.compat import keras
 
 WIDTH, HEIGHT, MARGIN = 260, 120, 8  # of a panel, in pixels
@@ -36,7 +37,7 @@ def history_html(logs: Mapping[str, Sequence[float]], epochs: Sequence[int], rea
         return "<p>No epoch has been trained.</p>"
     begin = epochs[0] + 1 if len(epochs) else 1
     counted = np.arange(begin, begin + max(map(len, logs.values())))
-    monitor = next((f"{name}_loss" for name in validation_sets(logs)), "loss")
+    monitor = default_monitor([f"{name}_" for name in validation_sets(logs)])
     best = best_epoch(logs[monitor], "min", counted) if monitor in logs else None
     panels = [_panel(name, group, logs, counted, best) for name, group in log_groups(logs).items()]
     why = f"<p>{html.escape(reason)}</p>" if reason else ""

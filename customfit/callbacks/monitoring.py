@@ -17,12 +17,15 @@ _HIGHER_IS_BETTER = (
 )
 
 
-def direction_of(monitor: str) -> Direction | None:
-    """Returns which direction of a metric is better, by its name; `None` if the name does not say.
+def direction_of(monitor: str, mode: Literal["auto", "min", "max"] = "auto") -> Direction | None:
+    """Returns which direction of a metric is better; `None` if its name is to say and does not.
 
     Args:
         monitor: The name.
+        mode: The direction, or "auto": by the name.
     """
+    if mode != "auto":
+        return mode
     name = monitor.lower()
     if any(word in name for word in _LOWER_IS_BETTER):
         return "min"
@@ -55,6 +58,5 @@ def score_of(
     value = logs.get(monitor)
     if value is None or not math.isfinite(value):
         return None if value is None else math.inf
-    mode = getattr(early_stopping, "mode", "auto")
-    direction = direction_of(monitor) if mode == "auto" else mode
+    direction = direction_of(monitor, getattr(early_stopping, "mode", "auto"))
     return -float(value) if direction == "max" else float(value)
